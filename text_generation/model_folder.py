@@ -1,0 +1,181 @@
+"""The model folder: what the two model commands write and the servables read.
+
+A folder is complete or it is not there. It is written under a hidden name beside its final one, flushed to the disk and
+renamed, and `model_info.json` records the size of every file, so that a folder that lost a part of itself on the way
+(an interrupted copy, a full disk) is found in milliseconds instead of by a crash while the weights are loaded.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MODEL_INFO = "model_info.json"
+NEEDED_FILES = (
+    "openvino_model.xml",
+    "openvino_model.bin",
+    "openvino_tokenizer.xml",
+    "openvino_tokenizer.bin",
+    "openvino_detokenizer.xml",
+    "openvino_detokenizer.bin",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config.json",
+    "generation_config.json",
+)
+
+
+class ModelFolderError(ValueError):
+    """A model folder that cannot be used or written; the message is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What made a model folder: model and precision, where the checkpoint came from, the releases of the packages that
+    did the work, and the size of each file in bytes."""
+
+    model: str
+    precision: str
+    source: str
+    packages: dict[str, str]
+    files: dict[str, int]
+
+
+def read(folder: Path) -> ModelInfo | None:
+    """Read the folder's model_info.json; None where there is none, as in a folder that optimum-cli made.
+
+    Raises ModelFolderError if the file cannot be read or says something else than it should.
+    """
+    path = folder / MODEL_INFO
+    try:
+        return ModelInfo(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    except (ValueError, TypeError) as error:
+        raise ModelFolderError(f"{path} is damaged: copy or make the folder again") from error
+
+
+def check(folder: Path) -> ModelInfo | None:
+    """Check that the folder holds a whole model, by names and sizes alone, and return what `read` does.
+
+    Raises ModelFolderError naming the file that is missing, truncated or unreadable.
+    """
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is not a folder: give the folder that download_model.py made")
+    info = read(folder)
+    sizes = {name: None for name in NEEDED_FILES} | (info.files if info else {})
+    for name, expected in sizes.items():
+        path = folder / name
+        try:
+            with path.open("rb"):
+                size = path.stat().st_size
+        except FileNotFoundError:
+            raise ModelFolderError(f"{path} is missing: copy or make the folder again") from None
+        except OSError as error:
+            raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+        if size == 0 or (expected is not None and size != expected):
+            wanted = f"{expected:,}" if expected is not None else "some"
+            raise ModelFolderError(f"{path} has {size:,} bytes instead of {wanted}: copy or make the folder again")
+    weights = folder / "openvino_model.bin"
+    if weights.stat().st_size < weight_bytes(folder / "openvino_model.xml"):
+        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
+    return info
+
+
+def weight_bytes(xml: Path) -> int:
+    """How many bytes of weights an OpenVINO IR refers to."""
+    constants = re.findall(rb'offset="(\d+)"[^>]* size="(\d+)"', xml.read_bytes())
+    return max((int(offset) + int(size) for offset, size in constants), default=0)
+
+
+@contextmanager
+def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give an empty folder to write into, which becomes `folder` if the block succeeds and vanishes if it does not.
+
+    It lies beside `folder` under `.NAME.partial`, with a lock that ends with the process that holds it, so what a killed
+    run left behind is cleared by the next one and never by one that is still at work. With `replace` an existing folder
+    is moved aside once the new one is complete and on the disk; a kill between the two renames is undone by the next run.
+
+    Raises ModelFolderError if `folder` exists and is not to be replaced, or if another process is writing it.
+    """
+    partial = folder.parent / f".{folder.name}.partial"
+    with _locked(partial):
+        new, old = partial / "new", partial / "old"
+        _undo_swap(folder, old)
+        for leftover in (new, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        if folder.exists() and not replace:
+            raise exists_error(folder)
+        new.mkdir()
+        yield new
+        for path in (*new.rglob("*"), new):
+            _flush(path)
+        try:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            _undo_swap(folder, old)
+        _flush(folder.parent)
+
+
+def exists_error(folder: Path) -> ModelFolderError:
+    """The error for a folder that is there already: in words that differ where it is not a whole model."""
+    try:
+        check(folder)
+    except ModelFolderError as error:
+        return ModelFolderError(f"{folder} exists but is no whole model ({error}); --force replaces it")
+    return ModelFolderError(f"{folder} exists and is complete; --force makes it anew")
+
+
+def write_info(folder: Path, *, model: str, precision: str, source: str, packages: dict[str, str]) -> None:
+    """Write model_info.json into a folder whose other files are all there."""
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))}
+    info = ModelInfo(model, precision, source, packages, sizes)
+    (folder / MODEL_INFO).write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make a folder that this process alone may use, and remove it with all that is in it."""
+    lock_path = folder / "lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = lock_path.open("w")
+        except FileNotFoundError:
+            continue  # the run before us has just removed its folder
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ModelFolderError(f"{folder} is in use: another run is writing it, wait for its end") from None
+        if lock_path.exists() and lock_path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+            break
+        lock.close()  # of a file that the run before us has removed
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+
+def _undo_swap(folder: Path, old: Path) -> None:
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
