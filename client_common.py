@@ -1,0 +1,76 @@
+"""What both clients do: flags, the request, and errors in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+MODEL_NAME = "python_model"
+CONNECT_TIMEOUT_S = 10
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """The flags of both clients."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--url", required=True, help="host:port of the server's gRPC service")
+    parser.add_argument(
+        "-p",
+        "--prompt",
+        action="append",
+        required=True,
+        dest="prompts",
+        metavar="PROMPT",
+        help="question for the model; give it several times to ask several questions in one request",
+    )
+    parser.add_argument("--timeout", type=_seconds, help="give up after this many seconds (default: wait)")
+    return parser.parse_args()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError("must be more than 0 seconds")
+    return seconds
+
+
+def connect(url: str) -> InferenceServerClient:
+    """A client of a server that is there and has the model ready; InferenceServerException where it is not."""
+    client = InferenceServerClient(url)
+    try:
+        ready = client.is_model_ready(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S)
+    except InferenceServerException as error:
+        if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
+            raise InferenceServerException(f"no server answers at {url}: {error.message()}") from None
+        raise
+    if not ready:
+        raise InferenceServerException(
+            f"the server at {url} is up, but {MODEL_NAME} is not ready: see the server's log"
+        )
+    return client
+
+
+def pre_prompt(prompts: list[str]) -> list[InferInput]:
+    """The request's inputs: one BYTES tensor with a prompt per element."""
+    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
+    tensor.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_))
+    return [tensor]
+
+
+def print_completions(prompts: list[str], completions: list[str]) -> None:
+    """A block per prompt."""
+    for prompt, completion in zip(prompts, completions, strict=True):
+        print(f"==== Prompt: {prompt} ====\n{completion}\n")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a client to its exit: errors in one line with code 1, Ctrl-C with a shell's code for it."""
+    try:
+        main()
+    except InferenceServerException as error:
+        sys.exit(f"error: {' '.join(error.message().split())}")
+    except KeyboardInterrupt:
+        print()
+        sys.exit(130)

@@ -1,0 +1,8 @@
+"""What this servable runs with; see the README's table of settings."""
+
+import logging
+
+from text_generation.settings import Settings
+
+settings = Settings.from_environment()
+logging.basicConfig(level=settings.log_level, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")

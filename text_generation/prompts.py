@@ -1,0 +1,78 @@
+"""Questions to chat prompts to token ids."""
+
+import re
+from collections.abc import Iterator
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from text_generation.errors import RequestError
+from text_generation.settings import Settings
+
+# Unicode's last private use plane: stands in for special tokens in a question while its chat prompt is rendered.
+_PRIVATE_USE = range(0x100000, 0x10FFFE)
+
+
+class ChatPrompts:
+    """A model folder's chat template and tokenizer, made safe for text that comes from strangers."""
+
+    def __init__(self, settings: Settings):
+        self._chat = AutoTokenizer.from_pretrained(settings.model_path, local_files_only=True)
+        if self._chat.chat_template is None:
+            raise ValueError(f"{settings.model_path} has no chat template: make the folder with download_model.py")
+        self._system_prompt = settings.system_prompt
+        self._max_prompts = settings.max_prompts_per_request
+        self.tokenizer: Tokenizer = self._chat.backend_tokenizer
+        # To this copy special tokens are ordinary text. As a flag of the one above, other threads would see it too.
+        self._literal_tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        self._literal_tokenizer.encode_special_tokens = True
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
+        longest_first = sorted(self._special_tokens, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def encode(self, questions: list[str]) -> list[list[int]]:
+        """Token ids of each question's chat prompt; RequestError where a question can't be asked."""
+        count = len(questions)
+        if count == 0:
+            raise RequestError("the request has no prompt: send at least one")
+        if count > self._max_prompts:
+            raise RequestError(
+                f"the request has {count} prompts, but MAX_PROMPTS_PER_REQUEST is {self._max_prompts}: send fewer"
+            )
+        for number, question in enumerate(questions, start=1):
+            if not question:
+                raise RequestError(f"prompt {number} of {count} is empty")
+            if "\0" in question:
+                raise RequestError(f"prompt {number} of {count} has a null byte in it")
+        return [self._encode(question) for question in questions]
+
+    def _encode(self, question: str) -> list[int]:
+        if self._special_pattern.search(question) is None:
+            return self.tokenizer.encode(self._render(question), add_special_tokens=False).ids
+        token_ids = []
+        for text, special_token_ids in self._stretches(question):
+            token_ids += self._literal_tokenizer.encode(text, add_special_tokens=False).ids + special_token_ids
+        return token_ids
+
+    def _render(self, question: str) -> str:
+        messages = [{"role": "user", "content": question}]
+        if self._system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self._system_prompt})
+        return self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _stretches(self, question: str) -> Iterator[tuple[str, list[int]]]:
+        """The chat prompt cut behind each special token of the template's own: the text before it, and its id.
+
+        Special tokens typed in the question are hidden from the template, so only its own are found, and put back.
+        """
+        typed = sorted(set(self._special_pattern.findall(question)))
+        unused = (character for character in map(chr, _PRIVATE_USE) if character not in question)
+        hidden = dict(zip(typed, unused, strict=False))
+        shown = str.maketrans({character: token for token, character in hidden.items()})
+        prompt = self._render(self._special_pattern.sub(lambda match: hidden[match[0]], question))
+        start = 0
+        for match in self._special_pattern.finditer(prompt):
+            yield prompt[start : match.start()].translate(shown), [self._special_tokens[match[0]]]
+            start = match.end()
+        yield prompt[start:].translate(shown), []
