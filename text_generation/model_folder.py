@@ -10,10 +10,13 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 MODEL_INFO = "model_info.json"
 NEEDED_FILES = (
@@ -53,12 +56,12 @@ def read(folder: Path) -> ModelInfo | None:
     """
     path = folder / MODEL_INFO
     try:
-        return ModelInfo(**json.loads(path.read_text(encoding="utf-8")))
+        return TypeAdapter(ModelInfo).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:
         raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-    except (ValueError, TypeError) as error:
+    except ValidationError as error:
         raise ModelFolderError(f"{path} is damaged: copy or make the folder again") from error
 
 
@@ -70,7 +73,7 @@ def check(folder: Path) -> ModelInfo | None:
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder: give the folder that download_model.py made")
     info = read(folder)
-    sizes = {name: None for name in NEEDED_FILES} | (info.files if info else {})
+    sizes = dict.fromkeys(NEEDED_FILES) | (info.files if info else {})
     for name, expected in sizes.items():
         path = folder / name
         try:
@@ -99,23 +102,26 @@ def weight_bytes(xml: Path) -> int:
 def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to write into, which becomes `folder` if the block succeeds and vanishes if it does not.
 
-    It lies beside `folder` under `.NAME.partial`, with a lock that ends with the process that holds it, so what a killed
-    run left behind is cleared by the next one and never by one that is still at work. With `replace` an existing folder
-    is moved aside once the new one is complete and on the disk; a kill between the two renames is undone by the next run.
+    What the block leaves must be a whole model folder, model_info.json included. It lies beside `folder` under
+    `.NAME.partial`, with a lock that ends with the process that holds it, so what a killed run left behind is cleared
+    by the next one and never by one that is still at work. With `replace` an existing folder is moved aside once the
+    new one is complete and on the disk; a kill between the two renames is undone by the next run.
 
     Raises ModelFolderError if `folder` exists and is not to be replaced, or if another process is writing it.
     """
     partial = folder.parent / f".{folder.name}.partial"
     with _locked(partial):
-        new, old = partial / "new", partial / "old"
+        # A new name each time, since a child of a killed run may still be writing under that run's.
+        new, old = partial / f"new-{uuid.uuid4().hex[:8]}", partial / "old"
         _undo_swap(folder, old)
-        for leftover in (new, old):
-            if leftover.exists():
+        for leftover in partial.iterdir():
+            if leftover.is_dir():
                 shutil.rmtree(leftover)
         if folder.exists() and not replace:
             raise exists_error(folder)
         new.mkdir()
         yield new
+        check(new)
         for path in (*new.rglob("*"), new):
             _flush(path)
         try:
@@ -125,6 +131,15 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         finally:
             _undo_swap(folder, old)
         _flush(folder.parent)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `check` has nothing to say against the folder."""
+    try:
+        check(folder)
+    except ModelFolderError:
+        return False
+    return True
 
 
 def exists_error(folder: Path) -> ModelFolderError:

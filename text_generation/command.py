@@ -1,0 +1,54 @@
+"""How the model commands behave towards the one who runs them: few lines of their own, and one line for an error."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+from text_generation.checkpoint import CheckpointError
+from text_generation.machine import MachineError, is_failed_write
+from text_generation.model_folder import ModelFolderError
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a command to its end, or end the process with exit code 1 and one line that says what to do.
+
+    SIGTERM ends it as Ctrl-C does, so that nothing is left behind when a container is stopped.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _quiet_libraries()
+    try:
+        command()
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing unfinished is left behind")
+    except (CheckpointError, MachineError, ModelFolderError) as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"{error}: pip install -r requirements.txt")
+    except MemoryError:
+        _fail("out of memory: use a larger machine, or stop other programs")
+    except Exception as error:
+        if is_failed_write(error):
+            _fail("the disk is full or a quota is reached: make room, then run this again")
+        if isinstance(error, OSError):
+            _fail(f"{error.filename}: {error.strerror}: check the path and its permissions")
+        raise
+
+
+def _fail(message: str) -> None:
+    sys.exit(f"error: {message}")
+
+
+def _quiet_libraries() -> None:
+    """Keep the console for the command: the libraries' warnings here concern their developers."""
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("huggingface_hub", "nncf", "openvino", "optimum", "torch"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        # nncf sets its own level when it is imported
+        logger.addFilter(lambda record: record.levelno >= logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
