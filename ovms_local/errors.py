@@ -1,0 +1,76 @@
+"""What can go wrong with a request, each error with its gRPC code and its HTTP status (as OpenVINO Model Server's)."""
+
+from grpc import StatusCode
+
+
+class ServingError(Exception):
+    """An error that the client is told. Its text is the message, its class carries the statuses."""
+
+    grpc_code = StatusCode.INTERNAL
+    http_status = 500
+
+
+class ModelNotFound(ServingError):
+    """No graph of this name is configured."""
+
+    grpc_code = StatusCode.NOT_FOUND
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Model with requested name is not found")
+
+
+class ModelNotAvailable(ServingError):
+    """The graph is configured but not loaded: it is still loading, failed to load, or the server is stopping."""
+
+    grpc_code = StatusCode.UNAVAILABLE
+
+    def __init__(self, http_status: int = 500) -> None:
+        super().__init__("Mediapipe is not loaded yet")
+        self.http_status = http_status
+
+
+class ServerNotReady(ServingError):
+    """The server is starting or stopping."""
+
+    grpc_code = StatusCode.UNAVAILABLE
+    http_status = 503
+
+    def __init__(self) -> None:
+        super().__init__("Server is not ready")
+
+
+class InvalidRequest(ServingError):
+    """The request is malformed or does not fit the graph."""
+
+    grpc_code = StatusCode.INVALID_ARGUMENT
+    http_status = 400
+
+
+class ExecutionFailed(InvalidRequest):
+    """The graph failed while it ran."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"Mediapipe execution failed. MP status - {details}")
+
+
+class NotJson(InvalidRequest):
+    """The body of a REST request is not JSON."""
+
+    http_status = 412
+
+
+class UnknownPath(InvalidRequest):
+    """A REST path that names nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid request URL")
+
+
+class WrongMethod(InvalidRequest):
+    """A known REST path asked with another method than its own."""
+
+    http_status = 406
+
+    def __init__(self) -> None:
+        super().__init__("Unsupported method")

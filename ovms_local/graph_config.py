@@ -1,0 +1,243 @@
+"""graph.pbtxt: from MediaPipe's text format to the graph of Python nodes that it describes, checked."""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import Message
+
+LOOPBACK = "LOOPBACK"
+_CALCULATOR = "PythonExecutorCalculator"
+_OPTIONS = "mediapipe.PythonExecutorCalculatorOptions"
+_GRAPH_TAG = "OVMS_PY_TENSOR"
+_RESOURCES_TAG, _RESOURCES_NAME = "PYTHON_NODE_RESOURCES", "py"
+_HANDLERS = ("DefaultInputStreamHandler", "ImmediateInputStreamHandler", "SyncSetInputStreamHandler")
+_DESCRIPTORS = Path(__file__).with_name("mediapipe_graph.desc")
+
+
+class GraphConfigError(ValueError):
+    """A graph that can't be loaded; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One end of a stream at a node: `TAG:name`, `TAG:index:name` or `name` (an empty tag)."""
+
+    tag: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """A Python node; its inputs and outputs are sorted by tag.
+
+    `sync_sets` are the sets of inputs (indexes into `inputs`) that are waited for together. With `immediate`, each
+    input is a set of its own, and those that have a packet at the same timestamp are handed over at once.
+    """
+
+    name: str
+    handler_path: str
+    inputs: tuple[Stream, ...]
+    outputs: tuple[Stream, ...]
+    sync_sets: tuple[tuple[int, ...], ...]
+    immediate: bool
+
+    @property
+    def has_loopback(self) -> bool:
+        """Whether `execute` may be a generator."""
+        return any(stream.tag == LOOPBACK for stream in self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphConfig:
+    """Names of the graph's own streams, sorted, and its nodes, each after those it gets packets from."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[NodeConfig, ...]
+
+
+def read_graph_config(path: Path) -> GraphConfig:
+    """Read and check a graph file.
+
+    Raises:
+        GraphConfigError: the file can't be read or parsed (with line and column), or the graph can't be run.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GraphConfigError(f"can't read the graph {path}: {getattr(error, 'strerror', None) or error}") from error
+    return _build(_parse(text, path))
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    # A pool of our own: a servable may import the real mediapipe package, which registers the same names.
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(_DESCRIPTORS.read_bytes()).file:
+        pool.Add(file)
+    return pool
+
+
+def _new_message(full_name: str) -> Message:
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))()
+
+
+def _parse(text: str, path: Path) -> Message:
+    graph = _new_message("mediapipe.CalculatorGraphConfig")
+    try:
+        text_format.Parse(text, graph, descriptor_pool=_pool())
+    except (text_format.ParseError, RecursionError) as error:
+        _refuse_other_calculators(re.findall(r'^[^#]*?\bcalculator\s*:\s*["\'](.*?)["\']', text, re.MULTILINE))
+        raise GraphConfigError(f"can't parse the graph {path}: {error}") from error
+    return graph
+
+
+def _refuse_other_calculators(calculators: list[str]) -> None:
+    for calculator in calculators:
+        if calculator != _CALCULATOR:
+            raise GraphConfigError(f"calculator {calculator!r} is not supported: only {_CALCULATOR} is")
+
+
+def _build(graph: Message) -> GraphConfig:
+    _refuse_other_calculators([node.calculator for node in graph.node])
+    if not graph.node:
+        raise GraphConfigError("the graph has no nodes")
+    nodes = [_build_node(node, graph.input_stream_handler) for node in graph.node]
+    names = [node.name for node in nodes]
+    if twice := _first_repeated(names):
+        raise GraphConfigError(f"the node name {twice!r} is used twice")
+    config = GraphConfig(_graph_streams(graph.input_stream), _graph_streams(graph.output_stream), tuple(nodes))
+    _check_connections(config)
+    back_edges = {(node.name, _stream(text).name) for node in graph.node for text in _back_edge_streams(node)}
+    return GraphConfig(config.inputs, config.outputs, _sort(config, back_edges))
+
+
+def _stream(text: str) -> Stream:
+    match = re.fullmatch(r"(?:([A-Z_][A-Z0-9_]*):(?:\d+:)?)?([a-z_][a-z0-9_]*)", text)
+    if not match:
+        raise GraphConfigError(f"{text!r} is no stream: write TAG:name, the tag in capitals, the name in small letters")
+    return Stream(match[1] or "", match[2])
+
+
+def _streams(texts: list[str], where: str) -> tuple[Stream, ...]:
+    streams = tuple(_stream(text) for text in texts)
+    if not streams:
+        raise GraphConfigError(f"{where} has no streams")
+    if (twice := _first_repeated([stream.tag for stream in streams])) is not None:
+        raise GraphConfigError(f"{where} has the tag {twice!r} twice, each stream needs its own")
+    return streams
+
+
+def _graph_streams(texts: list[str]) -> tuple[str, ...]:
+    streams = _streams(texts, "the graph's input_stream or output_stream")
+    for stream in streams:
+        if not stream.tag.startswith(_GRAPH_TAG):
+            raise GraphConfigError(f"the tag {stream.tag!r} is not supported: a graph's tags begin with {_GRAPH_TAG}")
+    return tuple(sorted(stream.name for stream in streams))
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    return next((name for position, name in enumerate(names) if name in names[:position]), None)
+
+
+def _build_node(node: Message, graph_handler: Message) -> NodeConfig:
+    if not node.name:
+        raise GraphConfigError(f"a {_CALCULATOR} has no name")
+    where = f"the node {node.name!r}"
+    inputs = tuple(sorted(_streams(node.input_stream, f"input_stream of {where}"), key=lambda stream: stream.tag))
+    outputs = tuple(sorted(_streams(node.output_stream, f"output_stream of {where}"), key=lambda stream: stream.tag))
+    if Stream(_RESOURCES_TAG, _RESOURCES_NAME) not in map(_stream, node.input_side_packet):
+        raise GraphConfigError(f'{where} has no input_side_packet: "{_RESOURCES_TAG}:{_RESOURCES_NAME}"')
+    _check_loopback(node, inputs, outputs, where)
+    handler = node.input_stream_handler if node.HasField("input_stream_handler") else graph_handler
+    if handler.input_stream_handler not in _HANDLERS:
+        raise GraphConfigError(f"{where}: the input stream handler {handler.input_stream_handler!r} is not supported")
+    return NodeConfig(
+        node.name, _handler_path(node, where), inputs, outputs, _sync_sets(handler, inputs, where),
+        immediate=handler.input_stream_handler == "ImmediateInputStreamHandler",
+    )  # fmt: skip
+
+
+def _handler_path(node: Message, where: str) -> str:
+    options = _new_message(_OPTIONS)
+    for candidate in node.node_options:
+        if candidate.Unpack(options):
+            break
+    else:
+        options = node.options.Extensions[_pool().FindExtensionByName(f"{_OPTIONS}.ext")]
+    if not options.handler_path:
+        raise GraphConfigError(f"{where} has no node_options with a handler_path")
+    return options.handler_path
+
+
+def _tag_of(tag_index: str, inputs: tuple[Stream, ...]) -> int | None:
+    """Index of the input that `TAG:0` (or `TAG`) names; None where there is none."""
+    tag, _, index = tag_index.partition(":")
+    matches = [position for position, stream in enumerate(inputs) if stream.tag == tag and index in ("", "0")]
+    return matches[0] if matches else None
+
+
+def _back_edge_streams(node: Message) -> list[str]:
+    tags = {info.tag_index.partition(":")[0] for info in node.input_stream_info if info.back_edge}
+    return [text for text in node.input_stream if _stream(text).tag in tags]
+
+
+def _check_loopback(node: Message, inputs: tuple[Stream, ...], outputs: tuple[Stream, ...], where: str) -> None:
+    for info in node.input_stream_info:
+        if _tag_of(info.tag_index, inputs) is None:
+            raise GraphConfigError(f"{where}: input_stream_info names {info.tag_index!r}, which is no input")
+    incoming = [stream for stream in inputs if stream.tag == LOOPBACK]
+    outgoing = [stream for stream in outputs if stream.tag == LOOPBACK]
+    if incoming != outgoing:
+        raise GraphConfigError(f"{where}: {LOOPBACK} must be an input and an output, with one name")
+    if incoming and incoming[0] not in map(_stream, _back_edge_streams(node)):
+        raise GraphConfigError(f"{where}: the input {LOOPBACK} needs input_stream_info with back_edge: true")
+
+
+def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tuple[tuple[int, ...], ...]:
+    everything = tuple(range(len(inputs)))
+    if handler.input_stream_handler == "ImmediateInputStreamHandler":
+        return tuple((position,) for position in everything)
+    if handler.input_stream_handler == "DefaultInputStreamHandler":
+        return (everything,)
+    extension = _pool().FindExtensionByName("mediapipe.SyncSetInputStreamHandlerOptions.ext")
+    sets = []
+    for sync_set in handler.options.Extensions[extension].sync_set:
+        positions = tuple(_tag_of(tag_index, inputs) for tag_index in sync_set.tag_index)
+        if not positions or None in positions:
+            raise GraphConfigError(f"{where}: the sync_set {list(sync_set.tag_index)} names what is no input")
+        sets.append(positions)
+    used = [position for positions in sets for position in positions]
+    if len(used) != len(set(used)):
+        raise GraphConfigError(f"{where}: an input is in two sync_sets")
+    rest = tuple(position for position in everything if position not in used)
+    return tuple(sets) + ((rest,) if rest else ())
+
+
+def _check_connections(config: GraphConfig) -> None:
+    produced = [*config.inputs, *(stream.name for node in config.nodes for stream in node.outputs)]
+    if twice := _first_repeated(produced):
+        raise GraphConfigError(f"the stream {twice!r} has two sources")
+    wanted = [*config.outputs, *(stream.name for node in config.nodes for stream in node.inputs)]
+    for name in wanted:
+        if name not in produced:
+            raise GraphConfigError(f"the stream {name!r} has no source")
+
+
+def _sort(config: GraphConfig, back_edges: set[tuple[str, str]]) -> tuple[NodeConfig, ...]:
+    known = set(config.inputs)
+    waiting, ordered = list(config.nodes), []
+    while waiting:
+        for node in waiting:
+            if all(stream.name in known or (node.name, stream.name) in back_edges for stream in node.inputs):
+                break
+        else:
+            names = ", ".join(repr(node.name) for node in waiting)
+            raise GraphConfigError(f"the nodes {names} form a cycle without a back_edge")
+        waiting.remove(node)
+        ordered.append(node)
+        known.update(stream.name for stream in node.outputs)
+    return tuple(ordered)

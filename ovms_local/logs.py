@@ -1,0 +1,21 @@
+"""One line a record, on standard output, as container logs want it."""
+
+import logging
+import sys
+
+_TRACE = 5
+LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG", "TRACE")
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", "\\n")
+
+
+def set_up_logging(level: str) -> None:
+    """Log this level (one of LEVELS) and above, servables' own records included."""
+    logging.addLevelName(_TRACE, "TRACE")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("ovms_local").setLevel(level)

@@ -1,0 +1,140 @@
+"""The module `pyovms` as Python nodes see it: the class Tensor, like the one built into OpenVINO Model Server."""
+
+import operator
+import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+# From the real module: numpy's int64 has format `l` on Linux, and is INT32 all the same.
+_FORMAT_TO_DATATYPE = {
+    "?": "BOOL", "B": "UINT8", "H": "UINT16", "I": "UINT32", "Q": "UINT64", "b": "INT8", "h": "INT16", "i": "INT32",
+    "q": "INT64", "e": "FP16", "f": "FP32", "d": "FP64", "l": "INT32", "L": "UINT32",
+}  # fmt: skip
+_DATATYPE_TO_FORMAT = {datatype: format for format, datatype in _FORMAT_TO_DATATYPE.items() if format not in "lL"}
+_SSIZE_MAX = 2**63 - 1
+
+
+def item_size(datatype: str) -> int | None:
+    """Bytes of one element, or None for BYTES, BF16 and custom datatypes, whose data is opaque."""
+    format = _DATATYPE_TO_FORMAT.get(datatype)
+    return None if format is None else np.dtype(format).itemsize
+
+
+def _check_shape(shape: Iterable) -> tuple[int, ...]:
+    if not isinstance(shape, (Sequence, np.ndarray)) or isinstance(shape, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"Tensor: shape must be a sequence of integers, not {type(shape).__name__}")
+    try:
+        dimensions = tuple(operator.index(dimension) for dimension in shape)
+    except TypeError:
+        raise TypeError("Tensor: shape must be a sequence of integers") from None
+    if any(abs(dimension) > _SSIZE_MAX for dimension in dimensions):
+        raise TypeError("Tensor: a dimension of shape is too large")
+    return dimensions
+
+
+class _Attributes:
+    """The read-only attributes of a Tensor."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the graph's stream that the tensor travels on."""
+        return self._name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape told to the next node and to the client; the buffer's own unless overridden."""
+        return self._shape
+
+    @property
+    def datatype(self) -> str:
+        """KServe datatype, or the buffer's format where KServe has none."""
+        return self._datatype
+
+    @property
+    def data(self) -> memoryview:
+        """The buffer, read-only, with its own shape, strides and format."""
+        return self._view
+
+    @property
+    def size(self) -> int:
+        """Bytes of the buffer."""
+        return self._view.nbytes
+
+    def _adopt(self, name: str, view: memoryview, shape: Iterable | None, datatype: str | None) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"Tensor: name must be a str, not {type(name).__name__}")
+        if datatype is not None and not isinstance(datatype, str):
+            raise TypeError(f"Tensor: datatype must be a str, not {type(datatype).__name__}")
+        self._name = name
+        self._view = view
+        self._shape = view.shape if shape is None else _check_shape(shape)
+        self._datatype = _FORMAT_TO_DATATYPE.get(view.format, view.format) if datatype is None else datatype
+
+
+_DOCUMENTATION = """A named tensor over any object with the buffer protocol, without a copy.
+
+    Args:
+        name: name of the stream the tensor goes to.
+        buffer: what holds the data; later changes of it are seen.
+        shape, datatype: what to say instead of the buffer's own; nothing is checked against the data.
+
+    Raises:
+        TypeError: `buffer` has no buffer protocol, or another argument has a wrong type.
+    """
+
+if sys.version_info >= (3, 12):
+
+    class Tensor(_Attributes):
+        __doc__ = _DOCUMENTATION
+        __slots__ = ("_datatype", "_name", "_shape", "_view")
+
+        def __init__(self, name, buffer, shape=None, datatype=None) -> None:
+            self._adopt(name, memoryview(buffer).toreadonly(), shape, datatype)
+
+        def __buffer__(self, flags: int) -> memoryview:
+            return memoryview(self._view)
+
+else:
+    # Before 3.12 only a class written in C can have the buffer protocol, so there a Tensor is an array inside, which
+    # hides what the real one does not have: a node that computes with the Tensor itself must fail here too.
+    class Tensor(_Attributes, np.ndarray):
+        __doc__ = _DOCUMENTATION
+        __len__ = __getitem__ = __setitem__ = __iter__ = __contains__ = __bool__ = None
+        __int__ = __float__ = __index__ = __array_ufunc__ = None
+
+        def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
+            view = memoryview(buffer).toreadonly()
+            tensor = np.asarray(view).view(cls)
+            tensor._adopt(name, view, shape, datatype)
+            return tensor
+
+        def __getattribute__(self, attribute: str):
+            if not attribute.startswith("_") and attribute not in _Attributes.__dict__:
+                raise AttributeError(f"'Tensor' object has no attribute {attribute!r}")
+            return super().__getattribute__(attribute)
+
+        def __bytes__(self) -> bytes:
+            return self._view.tobytes()
+
+        def __repr__(self) -> str:
+            return object.__repr__(self)
+
+        __str__ = __repr__
+
+
+def tensor_from_request(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
+    """The tensor a node gets for an input of a request.
+
+    Known datatypes get their own format and the request's shape; BYTES, BF16 and custom datatypes a flat buffer of
+    bytes, with shape and datatype as the request said.
+
+    Raises:
+        ValueError: the data of a known datatype does not have the size that the shape says.
+    """
+    format = _DATATYPE_TO_FORMAT.get(datatype)
+    if format is None:
+        return Tensor(name, memoryview(data), shape, datatype)
+    return Tensor(name, np.ndarray(shape, np.dtype(format), data) if len(data) else np.empty(shape, np.dtype(format)))
