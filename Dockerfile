@@ -1,0 +1,42 @@
+# openvino/model_server:py: the model server, what a servable imports, the servables and the two model commands.
+#   make python_image
+#   make python_image BASE_IMAGE=registry.connect.redhat.com/intel/openvino-model-server:latest
+ARG BASE_IMAGE=openvino/model_server:latest
+# The base is the user's choice; what depends on its release is read from it below.
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE}
+
+USER root
+ENV LD_LIBRARY_PATH=/ovms/lib \
+    PYTHONPATH=/ovms/lib/python:/ovms/python_deps
+# For pip, while building only: the system's Python is the one the server embeds, so no virtual environment.
+ARG PIP_BREAK_SYSTEM_PACKAGES=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+# From what changes least to what changes most, so that a rebuild starts as late as it can.
+WORKDIR /opt/text_generation
+COPY deploy/image/install_pip.sh deploy/image/
+RUN deploy/image/install_pip.sh
+
+COPY requirements.txt deploy/image/openvino_release.py ./
+RUN python3 openvino_release.py /ovms/bin/ovms constraints.txt
+
+# PyTorch's own CPU index: its +cpu builds go before the same release elsewhere, which brings gigabytes of CUDA
+# packages. Empty for those: --build-arg TORCH_INDEX=
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN python3 -m pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt
+
+COPY pyproject.toml LICENSE ./
+COPY text_generation text_generation/
+RUN python3 -m pip install --no-cache-dir --no-deps . && rm -rf build ./*.egg-info
+
+COPY download_model.py compress_model.py ./
+COPY deploy/image/check_imports.py deploy/image/drain.py deploy/image/
+COPY servable_unary /servables/unary/
+COPY servable_stream /servables/stream/
+
+USER ovms
+RUN ["python3", "deploy/image/check_imports.py"]
+
+WORKDIR /
+ENTRYPOINT ["/ovms/bin/ovms"]
