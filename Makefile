@@ -1,0 +1,54 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MODEL ?= smollm2-135m-instruct
+SERVABLE ?= unary
+export PORT REST_PORT
+
+.PHONY: help
+help:  ## list what there is
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/installed: requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --requirement requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	$(BIN)/pip install --requirement requirements-dev.txt
+	touch $@
+
+.PHONY: demo
+demo: $(VENV)/installed  ## the whole demo: download, compress, serve and ask a chat model (PORT=, REST_PORT=)
+	./demo.sh
+
+.PHONY: serve
+serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|stream PORT=9000 REST_PORT=8000
+	MODEL_PATH=$(MODEL) exec $(BIN)/python -m ovms_local --config_path servable_$(SERVABLE)/config.json \
+	    --port $(or $(PORT),9000) --rest_port $(or $(REST_PORT),8000)
+
+.PHONY: test
+test: lint $(VENV)/installed-dev  ## all tests, on the real model
+	$(BIN)/pytest
+
+.PHONY: test-fast
+test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no model
+	$(BIN)/pytest -m "not slow"
+
+.PHONY: lint
+lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: bench-server
+bench-server: $(VENV)/installed-dev  ## what ovms_local itself costs, with an echo node
+	$(BIN)/python -m benchmarks.server
+
+.PHONY: clean
+clean:  ## remove .venv, caches and the demo's models
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info smollm2-135m-instruct{,_FP16,_INT8*,_INT4*}
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,75 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from text_generation.admission import Admission
+from text_generation.errors import BusyError
+
+
+def wait_until_queued(admission: Admission, count: int) -> None:
+    """Until `count` requests are waiting: their number is no part of the interface, so it is read where it is kept."""
+    while len(admission._waiting) < count:
+        threading.Event().wait(0.001)
+
+
+def test_capacity_is_never_exceeded_and_everyone_gets_a_place():
+    admission = Admission(capacity=3, max_queued=100, timeout_s=60)
+    inside, most, lock = 0, 0, threading.Lock()
+    all_places_taken = threading.Barrier(3, timeout=30)
+
+    def work():
+        nonlocal inside, most
+        with admission.place():
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            all_places_taken.wait()
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(20) as pool:
+        for future in [pool.submit(work) for _ in range(60)]:
+            future.result()
+    assert (inside, most) == (0, 3)
+
+
+def test_those_who_wait_are_served_in_order():
+    admission = Admission(capacity=1, max_queued=10, timeout_s=60)
+    served = []
+
+    def work(number):
+        with admission.place():
+            served.append(number)
+
+    with ThreadPoolExecutor(5) as pool, admission.place():
+        for number in range(5):
+            pool.submit(work, number)
+            wait_until_queued(admission, number + 1)
+    assert served == list(range(5))
+
+
+def test_a_full_queue_turns_away_at_once_and_names_the_limits():
+    admission = Admission(capacity=1, max_queued=0, timeout_s=60)
+    with admission.place(), pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS and MAX_QUEUED_REQUESTS"):
+        admission.place().__enter__()
+    with admission.place():
+        pass
+
+
+def test_a_wait_that_is_too_long_ends_and_leaves_the_queue():
+    admission = Admission(capacity=1, max_queued=1, timeout_s=0.01)
+    with admission.place():
+        for _ in range(2):  # the second finds the queue empty again
+            with pytest.raises(BusyError, match=r"QUEUE_TIMEOUT_S = 0\.01"):
+                admission.place().__enter__()
+    with admission.place():
+        pass
+
+
+def test_a_place_is_given_back_after_an_error():
+    admission = Admission(capacity=1, max_queued=0, timeout_s=0)
+    with pytest.raises(ZeroDivisionError), admission.place():
+        1 / 0  # noqa: B018
+    with admission.place():
+        pass
