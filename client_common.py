@@ -70,7 +70,9 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InferenceServerException as error:
-        sys.exit(f"error: {' '.join(error.message().split())}")
+        late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
+        message = "the answer was not complete within --timeout" if late else error.message()
+        sys.exit(f"error: {' '.join(message.split())}")
     except KeyboardInterrupt:
         print()
         sys.exit(130)

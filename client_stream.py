@@ -26,27 +26,30 @@ def main() -> None:
     completions = [""] * len(prompts)
     tokens = responses = 0
     first_s = 0.0
-    with alternate_screen(redraw):
-        start = time.monotonic()
-        for result in results(client, prompts, arguments.timeout):
-            if (token_count := result.as_numpy("token_count")) is not None:
-                tokens = int(token_count[0])
-                continue
-            pieces = [piece.decode() for piece in result.as_numpy("completion")]
-            if any(pieces):
-                responses += 1
-                first_s = first_s or time.monotonic() - start
-            completions = [completion + piece for completion, piece in zip(completions, pieces, strict=True)]
-            if single:
-                print(pieces[0], end="", flush=True)
-            elif redraw:
-                draw(prompts, completions)
+    start = time.monotonic()
+    try:
+        with alternate_screen(redraw):
+            for result in results(client, prompts, arguments.timeout):
+                if (token_count := result.as_numpy("token_count")) is not None:
+                    tokens = int(token_count[0])
+                    continue
+                pieces = [piece.decode() for piece in result.as_numpy("completion")]
+                if any(pieces):
+                    responses += 1
+                    first_s = first_s or time.monotonic() - start
+                completions = [completion + piece for completion, piece in zip(completions, pieces, strict=True)]
+                if single:
+                    print(pieces[0], end="", flush=True)
+                elif redraw:
+                    draw(prompts, completions)
         total_s = time.monotonic() - start
+    finally:
+        # Also where the answer broke off, so that what came of it is kept and the error stands on a line of its own.
+        if single:
+            print()
+        else:
+            client_common.print_completions(prompts, completions)
 
-    if single:
-        print()
-    else:
-        client_common.print_completions(prompts, completions)
     print("END\n\n")
     print(f"Number of tokens  {tokens}")
     print(f"Generated tokens per second  {tokens / total_s:.2f}")

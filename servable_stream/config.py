@@ -5,4 +5,5 @@ import logging
 from text_generation.settings import Settings
 
 settings = Settings.from_environment()
-logging.basicConfig(level=settings.log_level, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")
+logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")  # where the server has none
+logging.getLogger("text_generation").setLevel(settings.log_level)
