@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -19,35 +20,54 @@ def main() -> int:
     if arguments.version:
         print(describe())
         return 0
-    if arguments.port is None and arguments.rest_port is None:
-        parser.error("nothing to listen on: give --port (gRPC), --rest_port (REST) or both")
+    _check(parser, arguments)
     # The folder of a servable may be read-only, and stays as it is in any case.
     sys.dont_write_bytecode = True
     set_up_logging(arguments.log_level)
     settings = ServerSettings(
-        arguments.grpc_bind_address, arguments.port, arguments.rest_bind_address, arguments.rest_port,
-        arguments.shutdown_timeout,
-    )  # fmt: skip
+        grpc_address=arguments.grpc_bind_address,
+        grpc_port=arguments.port or None,
+        rest_address=arguments.rest_bind_address,
+        rest_port=arguments.rest_port or None,
+        metrics=arguments.metrics_enable,
+        shutdown_timeout=arguments.shutdown_timeout,
+    )
     try:
-        asyncio.run(_serve(_entries(parser, arguments), settings))
+        in_order = asyncio.run(_serve(_entries(arguments), settings))
     except (ServerConfigError, OSError) as error:
         logging.getLogger("ovms_local").error("%s", error)
         return 1
+    except KeyboardInterrupt:
+        return 0
+    if not in_order:
+        # A node that does not come back would keep the interpreter from ending.
+        logging.getLogger("ovms_local").warning("a node is still running: it is cut off")
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 
-async def _serve(entries: tuple[GraphEntry, ...], settings: ServerSettings) -> None:
-    await Server(entries, settings).run()
+async def _serve(entries: tuple[GraphEntry, ...], settings: ServerSettings) -> bool:
+    return await Server(entries, settings).run()
 
 
-def _entries(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> tuple[GraphEntry, ...]:
+def _entries(arguments: argparse.Namespace) -> tuple[GraphEntry, ...]:
     if arguments.config_path:
-        if arguments.model_name or arguments.model_path:
-            parser.error("--config_path goes without --model_name and --model_path")
         return read_server_config(arguments.config_path)
-    if not (arguments.model_name and arguments.model_path):
-        parser.error("give --config_path, or --model_name and --model_path")
     return (single_graph(arguments.model_name, arguments.model_path),)
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if not (arguments.port or arguments.rest_port):
+        parser.error("nothing to listen on: give --port (gRPC), --rest_port (REST) or both")
+    if arguments.port == arguments.rest_port:
+        parser.error("--port and --rest_port must differ")
+    if arguments.metrics_enable and not arguments.rest_port:
+        parser.error("--metrics_enable needs --rest_port, where the metrics are served")
+    if arguments.config_path and (arguments.model_name or arguments.model_path):
+        parser.error("--config_path goes without --model_name and --model_path")
+    if not arguments.config_path and not (arguments.model_name and arguments.model_path):
+        parser.error("give --config_path, or --model_name and --model_path")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,18 +83,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rest_port", type=_port, help="port for REST")
     parser.add_argument("--grpc_bind_address", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--rest_bind_address", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument("--metrics_enable", action="store_true", help="serve Prometheus metrics at /metrics of REST")
     parser.add_argument("--log_level", choices=LEVELS, default="INFO", help="default: %(default)s")
-    parser.add_argument("--grpc_workers", type=int, help="accepted, without effect: one event loop serves all clients")
-    parser.add_argument("--rest_workers", type=int, help="accepted, without effect")
-    parser.add_argument("--shutdown_timeout", type=float, default=30, help="seconds for running requests (%(default)s)")
+    without_effect = "accepted, without effect: one event loop serves all clients"
+    parser.add_argument("--grpc_workers", type=_positive, help=without_effect)
+    parser.add_argument("--rest_workers", type=_positive, help=without_effect)
+    parser.add_argument(
+        "--shutdown_timeout", type=_seconds, default=30.0, help="seconds running requests have at the end (%(default)s)"
+    )
     return parser
 
 
 def _port(text: str) -> int:
     port = int(text)
-    if not 0 < port < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 1 to 65535")
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{port} is no port: 1 to 65535, or 0 for none")
     return port
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
+    return seconds
 
 
 if __name__ == "__main__":

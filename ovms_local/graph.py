@@ -39,6 +39,11 @@ class Graph:
     config: GraphConfig
     nodes: tuple[PythonNode, ...]
 
+    def finalize(self) -> None:
+        """Finalize the nodes, at the end of the graph's life."""
+        for node in self.nodes:
+            node.finalize()
+
 
 class _InputQueue:
     """Packets that wait at one input of a node. `bound` is the lowest timestamp that can still come."""

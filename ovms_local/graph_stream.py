@@ -25,11 +25,25 @@ class GraphStream:
     closed and nothing is left to do.
     """
 
-    def __init__(self, graph: Graph, workers: Executor, convert: Callable[[int, Tensor], tuple[Any, int]]) -> None:
-        """`convert` makes an output, and its size in bytes, of what leaves the graph; it is called on the worker."""
+    def __init__(
+        self,
+        graph: Graph,
+        workers: Executor,
+        convert: Callable[[int, Tensor], tuple[Any, int]],
+        on_end: Callable[[bool], None],
+    ) -> None:
+        """Make an instance of the graph.
+
+        Args:
+            graph: the graph.
+            workers: where threads come from.
+            convert: makes an output, and its size in bytes, of a timestamp and a tensor; called on a worker.
+            on_end: called on a worker when the instance is gone, with whether it failed.
+        """
         self._instance = GraphInstance(graph, self._emit)
         self._workers = workers
         self._convert = convert
+        self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._waiting = False
@@ -163,6 +177,7 @@ class GraphStream:
 
     def _end(self, failure: ServingError | None) -> None:
         self._instance.close()
+        self._on_end(failure is not None)
         with self._lock:
             self._failure = failure
             self._failure_seen = self._inputs_closed

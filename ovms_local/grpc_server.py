@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import functools
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
 import grpc
@@ -11,8 +12,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local import grpc_codec
-from ovms_local.errors import ServingError
-from ovms_local.kserve import DataPlane, InferStream
+from ovms_local.errors import InvalidRequest, ServingError
+from ovms_local.kserve import DataPlane, InferRequest, InferStream
 from ovms_local.version import SERVER_NAME, server_version
 
 _OPTIONS = (
@@ -26,6 +27,10 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
+
+
+# Typed contents of this many bytes take long enough to decode to be kept off the event loop.
+_LARGE = 1 << 18
 
 
 class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -59,8 +64,10 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(self, requests, context):
         async with _status(context):
             first = await context.read()
+            if first is grpc.aio.EOF:
+                raise InvalidRequest("The stream was closed before its first request")
             stream = self._data_plane.open_stream(first.model_name)
-            reader = asyncio.create_task(_read(context, first, stream))
+            reader = asyncio.create_task(self._read(context, first, stream))
             try:
                 async for output in stream:
                     await context.write(grpc_codec.encode_stream_response(output))
@@ -69,35 +76,40 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
                 stream.cancel()
 
     def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        return grpc_codec.encode_response(self._data_plane.infer(grpc_codec.decode_request(request)))
+        decode = functools.partial(grpc_codec.decode_request, request)
+        return grpc_codec.encode_response(self._data_plane.infer(request.model_name, "gRPC", decode))
 
+    async def _read(self, context, request: pb.ModelInferRequest, stream: InferStream) -> None:
+        where = "first request"
+        try:
+            while request is not grpc.aio.EOF:
+                try:
+                    await stream.send(await self._decode(request))
+                except InvalidRequest as error:
+                    await stream.report(InvalidRequest(f"{error}; partial deserialization of {where}"))
+                request = await context.read()
+                where = "subsequent requests"
+        finally:
+            stream.half_close()
 
-async def _read(context: grpc.aio.ServicerContext, request: pb.ModelInferRequest, stream: InferStream) -> None:
-    while request is not grpc.aio.EOF:
-        await stream.send(functools.partial(grpc_codec.decode_request, request))
-        request = await context.read()
-    stream.half_close()
+    async def _decode(self, request: pb.ModelInferRequest) -> InferRequest:
+        if request.raw_input_contents or request.ByteSize() < _LARGE:
+            return grpc_codec.decode_request(request)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, grpc_codec.decode_request, request)
 
 
 @contextlib.asynccontextmanager
-async def _status(context: grpc.aio.ServicerContext):
+async def _status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
     try:
         yield
     except ServingError as error:
         await context.abort(error.grpc_code, str(error))
 
 
-async def start_grpc_server(data_plane: DataPlane, workers: Executor, address: str, port: int) -> grpc.aio.Server:
-    """Start to listen.
-
-    Raises:
-        OSError: the address can't be listened on.
-    """
+async def start_grpc_server(data_plane: DataPlane, workers: Executor, target: str) -> grpc.aio.Server:
+    """Start to listen on `target`, `address:port`."""
     server = grpc.aio.server(options=_OPTIONS)
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(GrpcService(data_plane, workers), server)
-    try:
-        server.add_insecure_port(f"{address}:{port}")
-    except RuntimeError as error:
-        raise OSError(f"can't listen on {address}:{port} for gRPC: is the port in use?") from error
+    server.add_insecure_port(target)
     await server.start()
     return server

@@ -1,8 +1,10 @@
 """The data plane: what KServe requests mean, whatever transport they came by."""
 
+import asyncio
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -10,6 +12,7 @@ from ovms_local import pyovms
 from ovms_local.errors import ExecutionFailed, InvalidRequest, ModelNotAvailable, ModelNotFound
 from ovms_local.graph import MAX_TIMESTAMP, MIN_TIMESTAMP, Graph, GraphInstance
 from ovms_local.graph_stream import GraphStream
+from ovms_local.metrics import GraphMetrics, Metrics
 
 VERSION = "1"
 PLATFORM = "OpenVINO"
@@ -67,22 +70,38 @@ class ModelMetadata:
 
 
 class DataPlane:
-    """Answers requests with the graphs that `load` and `unload` put in and take out, from any thread."""
+    """Answers requests with the graphs that it has been given."""
 
     def __init__(self, names: list[str], workers: Executor) -> None:
         """Know the graphs of these names, none available yet; streams work on threads of `workers`."""
         self._graphs: dict[str, Graph | None] = dict.fromkeys(names)
         self._workers = workers
+        self._streams: set[InferStream] = set()
+        self._stopping = False
+        self._instances = 0
+        self._instances_changed = threading.Condition()
+        self.metrics = Metrics()
         self.ready = False
 
     def load(self, graph: Graph) -> None:
         """Make a graph available."""
         self._graphs[graph.name] = graph
 
-    def unload_all(self) -> None:
-        """Make all graphs unavailable to requests to come."""
+    def drain(self) -> None:
+        """Take no more requests; streams end when what they have got is done. For the event loop's thread."""
         self.ready = False
-        self._graphs = dict.fromkeys(self._graphs)
+        self._stopping = True
+        for stream in list(self._streams):
+            stream.half_close()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no graph runs, for so many seconds at most; whether none does."""
+
+        def wait() -> bool:
+            with self._instances_changed:
+                return self._instances_changed.wait_for(lambda: self._instances == 0, timeout)
+
+        return await asyncio.to_thread(wait)
 
     def model_ready(self, name: str) -> bool:
         """Whether a graph is available.
@@ -92,7 +111,7 @@ class DataPlane:
         """
         if name not in self._graphs:
             raise ModelNotFound
-        return self._graphs[name] is not None
+        return self._graphs[name] is not None and not self._stopping
 
     def metadata(self, name: str) -> ModelMetadata:
         """Describe a graph.
@@ -103,40 +122,72 @@ class DataPlane:
         config = self._graph(name).config
         return ModelMetadata(name, config.inputs, config.outputs)
 
-    def infer(self, request: InferRequest) -> InferResponse:
+    def infer(self, model_name: str, interface: str, decode: Callable[[], InferRequest]) -> InferResponse:
         """Run a graph for one request, on the caller's thread, to its end.
+
+        Args:
+            model_name: the graph.
+            interface: `gRPC` or `REST`, for the metrics.
+            decode: makes the request of what came; what it raises is raised.
 
         Raises:
             ModelNotFound, ModelNotAvailable, InvalidRequest, ExecutionFailed
         """
-        graph = self._graph(request.model_name)
-        tensors = _tensors(request, graph)
-        if len(tensors) < len(graph.config.inputs):
-            raise InvalidRequest("Invalid number of inputs - Not all input packets created")
-        timestamp = _clock() if request.timestamp is None else _check_timestamp(request.timestamp)
-        first: dict[str, tuple[int, OutputTensor]] = {}
-        instance = GraphInstance(graph, lambda at, tensor: first.setdefault(tensor.name, (at, _output(tensor))))
+        started = time.perf_counter()
+        metrics = self.metrics.of_graph(interface, "ModelInfer", model_name) if model_name in self._graphs else None
         try:
-            for tensor in tensors:
-                instance.add_input(tensor, timestamp)
-            instance.close_inputs()
-            while instance.step():
-                pass
+            request = decode()
+            graph = self._graph(model_name)
+            tensors = _tensors(request, graph)
+            if len(tensors) < len(graph.config.inputs):
+                raise InvalidRequest("Invalid number of inputs - Not all input packets created")
+            timestamp = _clock() if request.timestamp is None else _check_timestamp(request.timestamp)
+        except InvalidRequest:
+            if metrics:
+                metrics.rejected.inc()
+            raise
+        metrics.accepted.inc()
+        self._instance_started(metrics)
+        try:
+            response = _run(graph, tensors, timestamp, request.id)
+        except ExecutionFailed:
+            metrics.errors.inc()
+            raise
         finally:
-            instance.close()
-        if len(first) < len(graph.config.outputs):
-            missing = ", ".join(name for name in graph.config.outputs if name not in first)
-            raise ExecutionFailed(f"Unknown error during mediapipe execution: no output {missing}")
-        outputs = tuple(first[name][1] for name in graph.config.outputs)
-        return InferResponse(graph.name, request.id, max(at for at, _ in first.values()), outputs)
+            self._instance_ended(metrics, started)
+        metrics.responses.inc()
+        metrics.latency_us.observe(_microseconds_since(started))
+        return response
 
     def open_stream(self, model_name: str) -> "InferStream":
-        """Start an instance of a graph for a stream of requests; to be called on the event loop's thread.
+        """Start an instance of a graph for a stream of requests; for the event loop's thread.
 
         Raises:
             ModelNotFound, ModelNotAvailable
         """
-        return InferStream(self._graph(model_name), self._workers)
+        metrics = self.metrics.of_graph("gRPC", "ModelInferStream", self._graph(model_name).name)
+        started = time.perf_counter()
+
+        def on_end() -> None:
+            self._streams.discard(stream)
+            self._instance_ended(metrics, started)
+
+        stream = InferStream(self._graph(model_name), self._workers, metrics, on_end)
+        self._streams.add(stream)
+        self._instance_started(metrics)
+        return stream
+
+    def _instance_started(self, metrics: GraphMetrics) -> None:
+        metrics.current.inc()
+        with self._instances_changed:
+            self._instances += 1
+
+    def _instance_ended(self, metrics: GraphMetrics, started: float) -> None:
+        metrics.current.dec()
+        metrics.processing_us.observe(_microseconds_since(started))
+        with self._instances_changed:
+            self._instances -= 1
+            self._instances_changed.notify_all()
 
     def _graph(self, name: str) -> Graph:
         if not self.model_ready(name):
@@ -145,37 +196,52 @@ class DataPlane:
 
 
 class InferStream:
-    """A stream of requests to one graph instance; iterate over it for the responses and the messages of errors."""
+    """A stream of requests to one graph instance; iterate over it for the responses and the texts of errors."""
 
-    def __init__(self, graph: Graph, workers: Executor) -> None:
+    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[], None]) -> None:
+        """`on_end` is called on a worker's thread when the graph instance is gone."""
         self._graph = graph
-        self._stream = GraphStream(graph, workers, self._response)
+        self._metrics = metrics
+        self._on_end = on_end
+        self._requested: float | None = None
         self._bounds = dict.fromkeys(graph.config.inputs, MIN_TIMESTAMP)
         self._last_timestamp: int | None = None
+        self._half_closed = False
+        self._stream = GraphStream(graph, workers, self._response, self._ended)
 
-    async def send(self, decode: Callable[[], InferRequest]) -> None:
-        """Put a request into the graph; what is wrong with it is reported in the stream, which goes on."""
-        try:
-            packets = self._packets(decode())
-        except InvalidRequest as error:
-            await self._stream.report(str(error))
-        else:
-            await self._stream.put(packets)
+    async def send(self, request: InferRequest) -> None:
+        """Put a request into the graph.
+
+        Raises:
+            InvalidRequest: it does not fit; the stream goes on.
+        """
+        packets = self._packets(request)
+        self._metrics.accepted.inc()
+        self._requested = time.perf_counter()
+        await self._stream.put(packets)
+
+    async def report(self, error: InvalidRequest) -> None:
+        """Tell the client, in the stream, what is wrong with a request."""
+        self._metrics.rejected.inc()
+        await self._stream.report(str(error))
 
     def half_close(self) -> None:
-        """Say that no more requests come."""
+        """Say that no more requests come, or are taken."""
+        self._half_closed = True
         self._stream.close_inputs()
 
     def cancel(self) -> None:
-        """End the graph instance; the client is gone."""
+        """End the graph instance, since its client is gone."""
         self._stream.cancel()
 
-    def __aiter__(self) -> GraphStream:
+    def __aiter__(self) -> AsyncIterator[InferResponse | str]:
         return self._stream
 
     def _packets(self, request: InferRequest) -> list[tuple[pyovms.Tensor, int]]:
+        if self._half_closed:
+            raise InvalidRequest("The server is stopping and takes no more requests")
         if request.model_name != self._graph.name:
-            raise InvalidRequest("Mediapipe incorrect servable name: a stream has one")
+            raise InvalidRequest(f"Mediapipe incorrect servable name - this stream is one of {self._graph.name}")
         timestamp = request.timestamp
         if timestamp is None:
             timestamp = _clock() if self._last_timestamp is None else self._last_timestamp + 1
@@ -183,38 +249,78 @@ class InferStream:
         tensors = _tensors(request, self._graph)
         for tensor in tensors:
             if timestamp < self._bounds[tensor.name]:
+                lowest = self._bounds[tensor.name]
                 raise InvalidRequest(
-                    f"Invalid timestamp: {timestamp} for {tensor.name}, must be {self._bounds[tensor.name]} or more"
+                    f"Invalid timestamp - {timestamp} does not grow, {lowest} is the next for {tensor.name}"
                 )
-        for tensor in tensors:
-            self._bounds[tensor.name] = timestamp + 1
+        self._bounds.update((tensor.name, timestamp + 1) for tensor in tensors)
         self._last_timestamp = timestamp
         return [(tensor, timestamp) for tensor in tensors]
+
+    # The two below are called on a worker's thread.
 
     def _response(self, timestamp: int, tensor: pyovms.Tensor) -> tuple[InferResponse, int]:
         # A generator's timestamps run ahead of the requests'; the next request must not fall behind them.
         self._last_timestamp = max(timestamp, self._last_timestamp)
+        self._metrics.responses.inc()
+        requested, self._requested = self._requested, None
+        if requested is not None:
+            self._metrics.latency_us.observe(_microseconds_since(requested))
         output = _output(tensor)
         return InferResponse(self._graph.name, "", timestamp, (output,)), len(output.data)
+
+    def _ended(self, failed: bool) -> None:
+        if failed:
+            self._metrics.errors.inc()
+        self._on_end()
+
+
+def _run(graph: Graph, tensors: list[pyovms.Tensor], timestamp: int, request_id: str) -> InferResponse:
+    """Run an instance to its end; of each output, its first packet is the response's."""
+    first: dict[str, tuple[int, OutputTensor]] = {}
+
+    def keep(at: int, tensor: pyovms.Tensor) -> None:
+        if tensor.name not in first:
+            first[tensor.name] = (at, _output(tensor))
+
+    instance = GraphInstance(graph, keep)
+    try:
+        for tensor in tensors:
+            instance.add_input(tensor, timestamp)
+        instance.close_inputs()
+        while instance.step():
+            pass
+    finally:
+        instance.close()
+    missing = [name for name in graph.config.outputs if name not in first]
+    if missing:
+        raise ExecutionFailed(f"Unknown error during mediapipe execution: no output {', '.join(missing)}")
+    outputs = tuple(first[name][1] for name in graph.config.outputs)
+    return InferResponse(graph.name, request_id, max(at for at, _ in first.values()), outputs)
 
 
 def _clock() -> int:
     return time.time_ns() // 1000
 
 
+def _microseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e6
+
+
 def _check_timestamp(timestamp: int) -> int:
     if not MIN_TIMESTAMP <= timestamp <= MAX_TIMESTAMP:
-        raise InvalidRequest(f"Invalid timestamp: {timestamp} is out of range")
+        raise InvalidRequest(f"Invalid timestamp - {timestamp} is out of range")
     return timestamp
 
 
 def _tensors(request: InferRequest, graph: Graph) -> list[pyovms.Tensor]:
-    names = [tensor.name for tensor in request.inputs]
-    for position, name in enumerate(names):
-        if name not in graph.config.inputs:
-            raise InvalidRequest(f"Unexpected input name - {name} is unexpected")
-        if name in names[:position]:
-            raise InvalidRequest(f"Invalid number of inputs - {name} is there twice")
+    seen = set()
+    for tensor in request.inputs:
+        if tensor.name not in graph.config.inputs:
+            raise InvalidRequest(f"Unexpected input name - {tensor.name} is unexpected")
+        if tensor.name in seen:
+            raise InvalidRequest(f"Invalid number of inputs - {tensor.name} is there twice")
+        seen.add(tensor.name)
     return [_tensor(tensor) for tensor in request.inputs]
 
 
@@ -226,11 +332,12 @@ def _tensor(tensor: InputTensor) -> pyovms.Tensor:
         )
     item_size = pyovms.item_size(tensor.datatype)
     if item_size is not None:
-        expected = item_size * math.prod(tensor.shape)
+        # Dimensions of 0 must not hide that the others are too much for any buffer.
         if item_size * math.prod(max(dimension, 1) for dimension in tensor.shape) > _MAX_BYTES:
             raise InvalidRequest(
                 "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."
             )
+        expected = item_size * math.prod(tensor.shape)
         if len(tensor.data) != expected:
             raise InvalidRequest(
                 "Invalid content size of tensor proto - Invalid Python tensor buffer size. "

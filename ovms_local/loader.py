@@ -1,13 +1,9 @@
 """From a graph's entry in the configuration to the loaded graph."""
 
-import logging
-
 from ovms_local.graph import Graph
 from ovms_local.graph_config import GraphConfigError, read_graph_config
 from ovms_local.python_node import NodeLoadError, PythonNode
 from ovms_local.server_config import GraphEntry
-
-_log = logging.getLogger(__name__)
 
 
 class GraphLoadError(Exception):
@@ -26,14 +22,9 @@ def load_graph(entry: GraphEntry) -> Graph:
     try:
         config = read_graph_config(entry.graph_path)
         for node in config.nodes:
-            nodes.append(PythonNode(node, entry.base_path))  # noqa: PERF401 - what was made must be known on an error
+            nodes.append(PythonNode(node, entry.base_path))  # noqa: PERF401 - an error leaves what was made till then
     except (GraphConfigError, NodeLoadError) as error:
-        unload_nodes(nodes)
+        for node in nodes:
+            node.finalize()
         raise GraphLoadError(str(error)) from error
     return Graph(entry.name, config, tuple(nodes))
-
-
-def unload_nodes(nodes: list[PythonNode] | tuple[PythonNode, ...]) -> None:
-    """Finalize nodes."""
-    for node in nodes:
-        node.finalize()

@@ -4,42 +4,55 @@ import asyncio
 import contextlib
 import json
 from concurrent.futures import Executor
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ovms_local import rest_codec
-from ovms_local.errors import ModelNotAvailable, ServerNotReady, ServingError, UnknownPath, WrongMethod
-from ovms_local.kserve import DataPlane
+from ovms_local.errors import (
+    InvalidRequest,
+    ModelNotAvailable,
+    ServerNotReady,
+    ServingError,
+    UnknownPath,
+    WrongMethod,
+)
+from ovms_local.kserve import DataPlane, InferRequest
 from ovms_local.version import SERVER_NAME, server_version
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
+_MAX_BODY = 1 << 30
+_OPENAPI = Path(__file__).with_name("openapi.json")
 
 
-def make_app(data_plane: DataPlane, workers: Executor) -> Starlette:
-    """The ASGI application with the v2 routes."""
-    api = _Api(data_plane, workers)
-    models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    routes = [
-        Route("/v2", api.server_metadata),
-        Route("/v2/health/live", api.live),
-        Route("/v2/health/ready", api.ready),
-        *(Route(model, api.model_metadata) for model in models),
-        *(Route(f"{model}/ready", api.model_ready) for model in models),
-        *(Route(f"{model}/infer", api.infer, methods=["POST"]) for model in models),
-    ]
-    handlers = {ServingError: _error_response, HTTPException: _routing_error}
-    return Starlette(routes=routes, exception_handlers=handlers)
+class RestApi:
+    """The routes."""
 
-
-class _Api:
-    def __init__(self, data_plane: DataPlane, workers: Executor) -> None:
+    def __init__(self, data_plane: DataPlane, workers: Executor, serve_metrics: bool) -> None:
         self._data_plane = data_plane
         self._workers = workers
+        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version:int}")
+        routes = [
+            Route("/v2", self.server_metadata),
+            Route("/v2/openapi.json", self.openapi),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            *(Route(model, self.model_metadata) for model in models),
+            *(Route(f"{model}/ready", self.model_ready) for model in models),
+            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
+        ]
+        if serve_metrics:
+            routes.append(Route("/metrics", self.metrics))
+        for route in routes:
+            route.methods.discard("HEAD")  # starlette adds it to GET; the real server does not know it
+        handlers = {ServingError: _error_response, HTTPException: _routing_error, Exception: _unexpected_error}
+        self.app = Starlette(routes=routes, exception_handlers=handlers)
+        self.app.router.redirect_slashes = False
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002
         return Response()
@@ -52,33 +65,81 @@ class _Api:
     async def server_metadata(self, request: Request) -> Response:  # noqa: ARG002
         return _json(json.dumps({"name": SERVER_NAME, "version": server_version()}).encode())
 
+    async def openapi(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(_OPENAPI.read_bytes())
+
+    async def metrics(self, request: Request) -> Response:  # noqa: ARG002
+        return Response(self._data_plane.metrics.text(), media_type="text/plain; version=0.0.4")
+
     async def model_metadata(self, request: Request) -> Response:
-        try:
+        with _not_found_if_unavailable():
             return _json(rest_codec.encode_metadata(self._data_plane.metadata(request.path_params["model"])))
-        except ModelNotAvailable:
-            raise ModelNotAvailable(http_status=404) from None
 
     async def model_ready(self, request: Request) -> Response:
-        if not self._data_plane.model_ready(request.path_params["model"]):
-            raise ModelNotAvailable(http_status=404)
+        with _not_found_if_unavailable():
+            if not self._data_plane.model_ready(request.path_params["model"]):
+                raise ModelNotAvailable
         return Response()
 
     async def infer(self, request: Request) -> Response:
-        body = await request.body()
+        body = await _read_body(request)
         work = (self._infer, request.path_params["model"], body, request.headers.get(_HEADER_LENGTH))
         return await asyncio.get_running_loop().run_in_executor(self._workers, *work)
 
     def _infer(self, model_name: str, body: bytes, header_length: str | None) -> Response:
-        request = rest_codec.decode_request(model_name, body, header_length)
-        body, json_length = rest_codec.encode_response(self._data_plane.infer(request.request), request)
+        requested: rest_codec.RequestedOutputs
+
+        def decode() -> InferRequest:
+            nonlocal requested
+            request, requested = rest_codec.decode_request(model_name, body, header_length)
+            return request
+
+        response = self._data_plane.infer(model_name, "REST", decode)
+        content, json_length = rest_codec.encode_response(response, requested)
         if json_length is None:
-            return _json(body)
+            return _json(content)
         headers = {_HEADER_LENGTH: str(json_length)}
-        return Response(body, media_type="application/octet-stream", headers=headers)
+        return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+class RestServer(uvicorn.Server):
+    """uvicorn within an event loop that is not its own: signals are not its business."""
+
+    def __init__(self, api: RestApi, shutdown_timeout: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                api.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=shutdown_timeout
+            )
+        )
+
+    def capture_signals(self) -> contextlib.AbstractContextManager:
+        """Leave the signals alone."""
+        return contextlib.nullcontext()
 
 
 def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
+
+
+async def _read_body(request: Request) -> bytes:
+    chunks, size = [], 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > _MAX_BODY:
+                raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise InvalidRequest("The client left before the end of its request") from None
+    return b"".join(chunks)
+
+
+@contextlib.contextmanager
+def _not_found_if_unavailable():
+    try:
+        yield
+    except ModelNotAvailable:
+        raise ModelNotAvailable(http_status=404) from None
 
 
 async def _error_response(request: Request, error: ServingError) -> Response:  # noqa: ARG001
@@ -89,12 +150,5 @@ async def _routing_error(request: Request, error: HTTPException) -> Response:
     return await _error_response(request, WrongMethod() if error.status_code == 405 else UnknownPath())
 
 
-class RestServer(uvicorn.Server):
-    """uvicorn within our own event loop: signals are not its business."""
-
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
-
-    def capture_signals(self) -> contextlib.AbstractContextManager:
-        """Leave the signals alone."""
-        return contextlib.nullcontext()
+async def _unexpected_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return await _error_response(request, ServingError("Internal server error"))
