@@ -6,10 +6,20 @@ from pathlib import Path
 import torch
 from optimum.exporters.openvino import export_from_model
 from optimum.exporters.openvino.convert import export_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from safetensors import safe_open
+from tqdm import tqdm
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from text_generation import gguf_tokenizer
-from text_generation.checkpoint import CheckpointError, first_line, parameter_count, read_config
+from text_generation.checkpoint import CheckpointError, first_line, parameter_count, read_config, weight_files
 from text_generation.machine import MachineError, available_memory, gigabytes, is_failed_write, require_disk
 from text_generation.progress import growth
 
@@ -48,9 +58,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
     except Exception as error:  # three libraries stand behind this, each with errors of its own
         if isinstance(error, MemoryError) or is_failed_write(error):
             raise
-        raise CheckpointError(
-            f"{checkpoint} cannot be exported: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise CheckpointError(f"{checkpoint} cannot be exported ({first_line(error)}): fetch it again") from error
 
 
 def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
@@ -59,11 +67,40 @@ def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     return gguf_tokenizer.from_gguf(checkpoint)
 
 
-def _load_model(checkpoint: Path):
-    if checkpoint.is_dir():
+def _load_model(checkpoint: Path) -> PreTrainedModel:
+    if not checkpoint.is_dir():
         return AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            checkpoint.parent, gguf_file=checkpoint.name, dtype=torch.float32, local_files_only=True
         )
-    return AutoModelForCausalLM.from_pretrained(
-        checkpoint.parent, gguf_file=checkpoint.name, dtype=torch.float32, local_files_only=True
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        None,
+        config=config,
+        state_dict=_load_fp32_weights(checkpoint),
+        dtype=torch.float32,
+        output_loading_info=True,
     )
+    if loaded["missing_keys"]:  # these would be random numbers
+        raise ValueError(f"it lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
+    if (checkpoint / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint, local_files_only=True)
+    return model
+
+
+def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All weights in FP32.
+
+    from_pretrained would keep the whole files mapped until the last weight is converted, and with 16-bit weights they
+    add half to the peak. A file opened once per weight is in memory no longer than that weight.
+    """
+    weights = {}
+    files = weight_files(checkpoint)
+    with tqdm(desc="Loading", total=4 * parameter_count(checkpoint), unit="B", unit_scale=True, disable=None) as bar:
+        for file in files:
+            with safe_open(file, framework="pt") as opened:
+                names = opened.keys()
+            for name in names:
+                with safe_open(file, framework="pt") as opened:
+                    weights[name] = opened.get_tensor(name).to(torch.float32)
+                bar.update(weights[name].nbytes)
+    return weights
