@@ -1,0 +1,31 @@
+"""What the tests of everything around a model server share."""
+
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 60
+
+
+def wait_until(condition, process: subprocess.Popen, what: str) -> None:
+    """Poll until `condition()` holds; fail when `process` ends or START_SECONDS have passed before."""
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"{what}: the process ended with {process.returncode}")
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not after {START_SECONDS} s")
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of this URL has status 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False

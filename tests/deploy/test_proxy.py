@@ -1,0 +1,297 @@
+"""deploy/proxy, with the distribution's nginx in front of three model servers and real clients in front of nginx."""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+from ovms_local.testing import RunningServer, free_port, serve
+
+from .conftest import ROOT, answers, wait_until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: apt-get install nginx-light"),
+]
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["grpc", "rest"])
+PROXY = ROOT / "deploy" / "proxy"
+TOKEN = "3f9a5cE7"
+HEADERS = {"authorization": f"Bearer {TOKEN}"}
+NAMES = ("a", "b", "c")
+SERVABLE = Path(__file__).parent / "servable"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    port: int
+    folder: Path
+
+    def client(self) -> grpcclient.InferenceServerClient:
+        return grpcclient.InferenceServerClient(
+            f"127.0.0.1:{self.port}", ssl=True, root_certificates=str(self.folder / "tls" / "server.crt")
+        )
+
+    def upstreams_asked(self) -> list[str]:
+        """The model servers that calls went to so far, as nginx logs them; `-` is a call that went nowhere."""
+        return [
+            line.split('" ')[1].split()[1] for line in (self.folder / "run" / "access.log").read_text().splitlines()
+        ]
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, replicas: list[RunningServer]) -> Iterator[Proxy]:
+    """nginx with the shipped configuration; only its port, the servers' addresses and the token are the test's."""
+    port = free_port()
+    for name in ("tls", "run"):
+        (folder / name).mkdir(parents=True)
+    (folder / "nginx.conf").write_text((PROXY / "nginx.conf").read_text().replace("listen 8443", f"listen {port}"))
+    (folder / "tokens.conf").write_text(f'"~^Bearer {TOKEN}$" 1;\n')
+    servers = re.compile(r"(?: *server \S+:(\d+)( .*)?;\n)+")
+
+    def own_servers(shipped: re.Match) -> str:
+        ports = [replica.grpc_port if shipped[1] == "9000" else replica.rest_port for replica in replicas]
+        return "".join(f"server 127.0.0.1:{port}{shipped[2]};\n" for port in ports)
+
+    (folder / "upstreams.conf").write_text(servers.sub(own_servers, (PROXY / "upstreams.conf").read_text()))
+    self_signed = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    command = ["openssl", *self_signed.split(), "-keyout", "tls/server.key", "-out", "tls/server.crt"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    # nginx's workers would be another user than root, who may not enter pytest's folders
+    user = "user root; " if os.geteuid() == 0 else ""
+    process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", f"{user}daemon off;"])
+    try:
+        wait_until((folder / "run" / "nginx.pid").exists, process, "nginx starts")
+        yield Proxy(port, folder)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def three_replicas() -> Iterator[list[RunningServer]]:
+    """Three servers; each answers with its name."""
+    with contextlib.ExitStack() as stack:
+        running = [stack.enter_context(serve(SERVABLE, env={"REPLICA": name})) for name in NAMES]
+        yield running
+        for server in running:
+            server.process.kill()  # no need to wait for streams that a test has left
+
+
+@pytest.fixture(scope="module")
+def replicas() -> Iterator[list[RunningServer]]:
+    with three_replicas() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory: pytest.TempPathFactory, replicas: list[RunningServer]) -> Iterator[Proxy]:
+    with proxy(tmp_path_factory.mktemp("proxy"), replicas) as running:
+        yield running
+
+
+@pytest.fixture
+def mortal_replicas() -> Iterator[list[RunningServer]]:
+    """Three of the test's own, to be killed."""
+    with three_replicas() as running:
+        yield running
+
+
+def text_input(text: str) -> list[grpcclient.InferInput]:
+    tensor = grpcclient.InferInput("text", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode()], dtype=object))
+    return [tensor]
+
+
+def call_grpc(client: grpcclient.InferenceServerClient, seconds: float) -> str:
+    """The name of the replica that answered; it worked for `seconds`."""
+    result = client.infer("echo", text_input(str(seconds)), headers=HEADERS, client_timeout=60)
+    return result.as_numpy("replica").tobytes().decode()
+
+
+def call_rest(running: Proxy, seconds: float, headers: dict[str, str] = HEADERS) -> str:
+    """As call_grpc, over a connection of its own."""
+    body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [str(seconds)]}]}
+    request = urllib.request.Request(
+        f"https://127.0.0.1:{running.port}/v2/models/echo/infer", json.dumps(body).encode(), headers
+    )
+    trust = ssl.create_default_context(cafile=running.folder / "tls" / "server.crt")
+    with urllib.request.urlopen(request, context=trust, timeout=60) as response:
+        return bytes(json.load(response)["outputs"][0]["data"]).decode()
+
+
+def unary_call(protocol: str, running: Proxy) -> Callable[[float], str]:
+    """A function that calls any of the replicas and returns its name."""
+    if protocol == "rest":
+        return lambda seconds: call_rest(running, seconds)
+    client = running.client()  # one channel, and so one connection, for all calls
+    return lambda seconds: call_grpc(client, seconds)
+
+
+class Stream:
+    """A stream of the ticker: its responses and, at the end of it, its error (None: it ended well)."""
+
+    def __init__(self, running: Proxy) -> None:
+        self._responses: queue.Queue = queue.Queue()
+        self._client = running.client()
+        self._client.start_stream(lambda result, error: self._responses.put((result, error)), headers=HEADERS)
+        self._client.async_stream_infer("ticker", text_input("go"))
+        self.replica = self.next()
+
+    def next(self) -> str:
+        result, error = self._responses.get(timeout=30)
+        if error:
+            raise error
+        return result.as_numpy("replica").tobytes().decode()
+
+    def rest(self) -> list[str]:
+        """Every further response; raises the error that the client is told."""
+        names = [self.next() for _ in range(39)]
+        self._client.stop_stream()
+        return names
+
+
+def assert_even(names: list[str]) -> None:
+    counts = Counter(names)
+    even = len(names) / len(NAMES)
+    assert set(counts) == set(NAMES)
+    assert all(abs(count - even) <= 0.2 * even for count in counts.values()), counts
+
+
+@PROTOCOLS
+def test_calls_one_after_another_spread(balanced: Proxy, protocol: str) -> None:
+    call = unary_call(protocol, balanced)
+    assert_even([call(0) for _ in range(60)])
+
+
+@PROTOCOLS
+def test_calls_at_once_spread(balanced: Proxy, protocol: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        assert_even(list(pool.map(unary_call(protocol, balanced), [0.02] * 120)))
+
+
+def test_streams_spread(balanced: Proxy) -> None:
+    streams = [Stream(balanced) for _ in range(9)]
+    assert_even([stream.replica for stream in streams])
+    for stream in streams:
+        assert stream.rest() == [stream.replica] * 39
+
+
+@PROTOCOLS
+def test_no_unary_call_is_lost_when_a_replica_is_killed(
+    tmp_path: Path, mortal_replicas: list[RunningServer], protocol: str
+) -> None:
+    answered: list[str] = []
+    under_way = threading.Event()
+    with proxy(tmp_path / "proxy", mortal_replicas) as running, ThreadPoolExecutor(9) as pool:
+        call = unary_call(protocol, running)
+
+        def one_call(number: int) -> None:
+            answered.append(call(0.03))
+            if number == 100:
+                under_way.set()
+
+        calls = [pool.submit(one_call, number) for number in range(300)]
+        assert under_way.wait(60)
+        mortal_replicas[0].process.kill()  # one call is at work there, two wait
+        for finished in calls:
+            finished.result()
+    assert len(answered) == 300
+    assert set(answered[-50:]) == {"b", "c"}
+
+
+def test_stream_on_a_killed_replica_ends_with_an_error_and_others_go_on(
+    tmp_path: Path, mortal_replicas: list[RunningServer]
+) -> None:
+    with proxy(tmp_path / "proxy", mortal_replicas) as running:
+        streams = {stream.replica: stream for stream in (Stream(running) for _ in NAMES)}
+        assert set(streams) == set(NAMES)
+        mortal_replicas[1].process.kill()
+        with pytest.raises(InferenceServerException) as error:
+            streams["b"].rest()
+        assert error.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.INTERNAL"), error.value
+        for name in ("a", "c"):
+            assert streams[name].rest() == [name] * 39
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"authorization": f"Bearer {TOKEN.lower()}"}, {"authorization": f"Bearer {TOKEN}x"}]
+)
+def test_nothing_gets_in_without_the_token(balanced: Proxy, headers: dict[str, str]) -> None:
+    before = len(balanced.upstreams_asked())
+    client = balanced.client()
+    with pytest.raises(InferenceServerException) as unary:
+        client.infer("echo", text_input("0"), headers=headers)
+    assert unary.value.status() == "StatusCode.UNAUTHENTICATED"
+    with pytest.raises(InferenceServerException):
+        client.get_model_metadata("echo", headers=headers)
+    errors: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: errors.put(error), headers=headers)  # noqa: ARG005
+    with contextlib.suppress(InferenceServerException):  # the refusal may be here before the request is sent
+        client.async_stream_infer("ticker", text_input("go"))
+    assert errors.get(timeout=30).status() == "StatusCode.UNAUTHENTICATED"
+    with pytest.raises(urllib.error.HTTPError) as rest:
+        call_rest(balanced, 0, headers)
+    assert rest.value.code == 401
+    assert "token" in json.load(rest.value)["error"]
+    assert set(balanced.upstreams_asked()[before:]) == {"-"}
+
+
+def test_nothing_gets_in_without_tls(balanced: Proxy) -> None:
+    before = len(balanced.upstreams_asked())
+    assert not answers(f"http://127.0.0.1:{balanced.port}/v2/models/echo/ready")
+    plain = grpcclient.InferenceServerClient(f"127.0.0.1:{balanced.port}")
+    with pytest.raises(InferenceServerException) as error:
+        plain.infer("echo", text_input("0"), headers=HEADERS)
+    assert error.value.status() == "StatusCode.UNAVAILABLE"
+    assert set(balanced.upstreams_asked()[before:]) <= {"-"}
+
+
+def test_big_request_passes_in_both_protocols(balanced: Proxy) -> None:
+    number = "0" * (20 << 20)
+    assert call_grpc(balanced.client(), number) in NAMES
+    assert call_rest(balanced, number) in NAMES
+
+
+def test_three_replicas_do_the_work_of_three(tmp_path: Path, replicas: list[RunningServer]) -> None:
+    def calls_per_second(running: Proxy) -> float:
+        client = running.client()
+        count = 30 * (3 if running is three else 1)
+        with ThreadPoolExecutor(9) as pool:
+            list(pool.map(lambda _: call_grpc(client, 0), range(9)))  # connections
+            started = time.monotonic()
+            list(pool.map(lambda _: call_grpc(client, 0.1), range(count)))
+            return count / (time.monotonic() - started)
+
+    with proxy(tmp_path / "one", replicas[:1]) as one, proxy(tmp_path / "three", replicas) as three:
+        ratio = calls_per_second(three) / calls_per_second(one)
+    assert ratio >= 2.7
+
+
+def test_round_robin_at_the_client(replicas: list[RunningServer]) -> None:
+    """What a headless service gives a client: every replica's address, of which gRPC takes one after another."""
+    addresses = ",".join(replica.grpc_url for replica in replicas)
+    round_robin = [("grpc.lb_policy_name", "round_robin")]
+    client = grpcclient.InferenceServerClient(f"ipv4:{addresses}", channel_args=round_robin)
+    names = []
+    while set(names[-3:]) != set(NAMES):  # until gRPC has connected to all of them
+        names.append(call_grpc(client, 0))
+    assert_even([call_grpc(client, 0) for _ in range(60)])

@@ -1,0 +1,11 @@
+#!/bin/sh
+# nginx, which the tests of deploy/proxy run. Without the rights to install it those tests are skipped and say so.
+set -eu
+command -v nginx >/dev/null && exit
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "nginx is not installed: the proxy's tests will be skipped (apt-get install nginx-light)" >&2
+    exit
+fi
+apt-get update -qq
+# Installed is not started: the tests start their own.
+RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light
