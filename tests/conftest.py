@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from ovms_local.testing import RunningServer, serve
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m-instruct"
@@ -64,3 +67,55 @@ def int8_model(model_cache: Path, fp32_model: Path) -> Path:  # noqa: ARG001
 def int4_model(model_cache: Path, fp32_model: Path) -> Path:  # noqa: ARG001
     """SmolLM2-135M-Instruct with its weights in 4 bits."""
     return prepared(model_cache, "_INT4_compressed_weights", "compress_model.py", "--precision", "INT4")
+
+
+SERVED_WITH = {"SEED": "1", "MAX_NEW_TOKENS": "64"}
+
+
+@pytest.fixture(scope="session")
+def unary_server(int8_model: Path) -> Iterator[RunningServer]:
+    """The unary servable on the real model; seeded, so that the same request has the same answer."""
+    with serve(ROOT / "servable_unary", env=SERVED_WITH | {"MODEL_PATH": str(int8_model)}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def stream_server(int8_model: Path) -> Iterator[RunningServer]:
+    """The streaming servable, seeded likewise."""
+    with serve(ROOT / "servable_stream", env=SERVED_WITH | {"MODEL_PATH": str(int8_model)}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A chat-less Llama of random weights in 16 bits, with a tokenizer of its own, as a checkpoint folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<unk>", "<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["the capital of the country is the largest city of the country"], trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    ).save_pretrained(folder)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
+    return folder

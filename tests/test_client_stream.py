@@ -1,0 +1,122 @@
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovms_local.testing import RunningServer, serve
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+CLIENT = [sys.executable, str(ROOT / "client_stream.py"), "--url"]
+PROMPT = "What is the theory of relativity?"
+HEADER = f"Question:\n{PROMPT}\n\n"
+STATISTICS = (
+    r"END\n\n\n"
+    r"Number of tokens  (?P<tokens>\d+)\n"
+    r"Generated tokens per second  (?P<rate>\d+\.\d\d)\n"
+    r"Time per generated token (?P<per_token>\d+\.\d\d) ms\n"
+    r"Total time (?P<total>\d+) ms\n"
+    r"Number of responses (?P<responses>\d+)\n"
+    r"First response time (?P<first>\d+) ms\n"
+    r"Average response time: (?P<average>\d+\.\d\d) ms\n"
+)
+SEVERAL = ["-p", "Who is Albert Einstein?", "-p", "What is the capital of France?"]
+BLOCKS = (
+    r"==== Prompt: Who is Albert Einstein\? ====\n(.+)\n\n"
+    r"==== Prompt: What is the capital of France\? ====\n(.+)\n\n" + STATISTICS
+)
+
+
+def ask(url: str, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*CLIENT, url, *arguments], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def endless_server(int8_model) -> RunningServer:
+    """Answers go on far longer than any test here waits."""
+    env = {"MODEL_PATH": str(int8_model), "IGNORE_EOS": "1", "MAX_NEW_TOKENS": "4000"}
+    with serve(ROOT / "servable_stream", env=env) as server:
+        yield server
+
+
+def test_one_prompt(stream_server):
+    result = ask(stream_server.grpc_url, "--prompt", PROMPT)
+    output = re.fullmatch(re.escape(HEADER) + r"(?P<text>.+)\n" + STATISTICS, result.stdout, re.DOTALL)
+    assert output, result.stdout + result.stderr
+    assert len(output["text"].split()) > 20
+    tokens, responses, total = (int(output[name]) for name in ("tokens", "responses", "total"))
+    assert 0 < responses <= tokens <= 64
+    assert float(output["rate"]) == pytest.approx(1000 * tokens / total, rel=0.01)
+    assert float(output["per_token"]) == pytest.approx(total / tokens, rel=0.01)
+    assert float(output["average"]) == pytest.approx(total / responses, rel=0.01)
+    assert 0 < int(output["first"]) < total
+
+
+def test_several_prompts_are_printed_once_complete_where_there_is_no_terminal(stream_server):
+    result = ask(stream_server.grpc_url, *SEVERAL)
+    output = re.fullmatch(BLOCKS, result.stdout, re.DOTALL)
+    assert output, result.stdout + result.stderr
+    assert "Einstein" in output[1]
+
+
+def test_several_prompts_are_redrawn_in_place_on_a_terminal(stream_server):
+    primary, terminal = pty.openpty()
+    client = subprocess.Popen([*CLIENT, stream_server.grpc_url, *SEVERAL], stdout=terminal)
+    os.close(terminal)
+    shown = b""
+    while data := read_terminal(primary):
+        shown += data
+    assert client.wait(10) == 0
+    screen, after = shown.decode().replace("\r\n", "\n").split("\x1b[?1049l")
+    assert screen.startswith("\x1b[?1049h")
+    assert screen.count("\x1b[H") > 10  # redrawn again and again
+    assert re.fullmatch(BLOCKS, after, re.DOTALL), after
+
+
+def read_terminal(primary: int) -> bytes:
+    try:
+        return os.read(primary, 65536)
+    except OSError:  # Linux's way of saying that the other side has closed
+        return b""
+
+
+def test_pieces_are_printed_as_they_come_and_ctrl_c_ends_the_generation(endless_server):
+    already = endless_server.log.count("tokens generated")
+    client = subprocess.Popen([*CLIENT, endless_server.grpc_url, "-p", PROMPT], stdout=subprocess.PIPE)
+    seen = client.stdout.read(len(HEADER) + 1).decode()
+    assert seen.startswith(HEADER)
+    assert endless_server.log.count("tokens generated") == already  # the first piece is here, the generation goes on
+    client.send_signal(signal.SIGINT)
+    client.communicate(timeout=30)
+    assert client.returncode == 130
+    endless_server.wait_for_log("tokens generated", timeout=10)
+    *_, last = re.findall(r"(\d+) tokens generated", endless_server.log)
+    assert int(last) < 4000
+
+
+def test_an_error_is_one_line_after_what_came_before_it(endless_server):
+    result = ask(endless_server.grpc_url, "-p", PROMPT, "--timeout", "2")
+    assert result.returncode == 1
+    assert result.stdout.startswith(HEADER)
+    assert len(result.stdout) > len(HEADER) + 20
+    assert result.stdout.endswith("\n")
+    assert result.stderr == "error: the answer was not complete within --timeout\n"
+
+
+def test_a_refused_prompt_is_one_line(stream_server):
+    result = ask(stream_server.grpc_url, "-p", "fine", "-p", "")
+    assert (result.returncode, result.stderr) == (1, "error: prompt 2 of 2 is empty\n")
+
+
+def test_a_model_that_is_not_ready_is_one_line(tmp_path):
+    with serve(ROOT / "servable_stream", env={"MODEL_PATH": str(tmp_path / "nothing")}) as server:
+        result = ask(server.grpc_url, "-p", "Hello")
+    assert result.returncode == 1
+    assert "python_model is not ready" in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,76 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ovms_local.testing import free_port
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+STATISTICS = (
+    r"Number of tokens  (?P<tokens>\d+)\n"
+    r"Generated tokens per second  (?P<rate>\d+\.\d\d)\n"
+    r"Time per generated token  (?P<per_token>\d+\.\d\d) ms\n"
+    r"Total time (?P<total>\d+) ms\n"
+)
+
+
+def ask(url: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "client_unary.py"), "--url", url, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_one_prompt(unary_server):
+    result = ask(unary_server.grpc_url, "--prompt", "What is the theory of relativity?")
+    layout = r"Question:\nWhat is the theory of relativity\?\n\nCompletion:\n(?P<text>.+)\n\n" + STATISTICS
+    output = re.fullmatch(layout, result.stdout, re.DOTALL)
+    assert output, result.stdout + result.stderr
+    assert len(output["text"].split()) > 20
+    tokens, total = int(output["tokens"]), int(output["total"])
+    assert 0 < tokens <= 64
+    assert float(output["rate"]) == pytest.approx(1000 * tokens / total, rel=0.01)
+    assert float(output["per_token"]) == pytest.approx(total / tokens, rel=0.01)
+    assert result.returncode == 0
+
+
+def test_several_prompts(unary_server):
+    result = ask(unary_server.grpc_url, "-p", "Who is Albert Einstein?", "-p", "What is 相对论?")
+    layout = (
+        r"==== Prompt: Who is Albert Einstein\? ====\n(.+)\n\n==== Prompt: What is 相对论\? ====\n(.+)\n\n" + STATISTICS
+    )
+    output = re.fullmatch(layout, result.stdout, re.DOTALL)
+    assert output, result.stdout + result.stderr
+    assert "Einstein" in output[1]
+    assert 64 < int(output["tokens"]) <= 128
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", ""], "prompt 1 of 1 is empty"),
+        (["-p", "Write a long story", "--timeout", "0.2"], "the answer was not complete within --timeout"),
+    ],
+)
+def test_an_error_is_one_line(unary_server, arguments, says):
+    result = ask(unary_server.grpc_url, *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_one_line():
+    url = f"localhost:{free_port()}"
+    result = ask(url, "-p", "Hello")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: no server answers at {url}")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["-p", "Hello", "--timeout", "0"], ["-p", "Hello", "--timeout", "soon"]])
+def test_wrong_flags_are_argparse_errors(arguments):
+    result = ask("localhost:1", *arguments)
+    assert result.returncode == 2
+    assert "usage: client_unary.py" in result.stderr

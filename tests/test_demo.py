@@ -1,0 +1,52 @@
+"""demo.sh as a user runs it, on models that are there already."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path, fp32_model, int8_model) -> Path:
+    """A copy of what the demo runs, beside ready models."""
+    for name in ("demo.sh", "ovms_local", "text_generation", "servable_unary", "servable_stream"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for script in ROOT.glob("client_*.py"):
+        (tmp_path / script.name).symlink_to(script)
+    (tmp_path / "demo.sh").unlink()
+    (tmp_path / "demo.sh").write_bytes((ROOT / "demo.sh").read_bytes())
+    for model in (fp32_model, int8_model):
+        (tmp_path / model.name).symlink_to(model)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
+    demo = subprocess.run(["bash", "demo.sh"], cwd=checkout, capture_output=True, text=True, check=False, timeout=240)
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    commands = re.findall(r"^\$ (.+)", demo.stdout, re.MULTILINE)
+    programs = [re.search(r"ovms_local|client_unary|client_stream|curl", command)[0] for command in commands]
+    assert programs == ["ovms_local", "client_unary", "client_unary", "curl", *["ovms_local", *["client_stream"] * 2]]
+    assert demo.stdout.count("Completion:\n") == 1
+    assert demo.stdout.count("==== Prompt: Who is Albert Einstein? ====\n") == 2
+    assert demo.stdout.count('"datatype": "BYTES"') == 1
+    assert demo.stdout.count("END\n\n\nNumber of tokens  ") == 2
+    assert not servers_in(checkout)
+
+
+def servers_in(folder: Path) -> list[str]:
+    """Processes that still run in this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == folder:
+                found.append((process / "cmdline").read_text())
+        except OSError:  # gone, or another user's
+            continue
+    return found
