@@ -24,7 +24,9 @@ class OvmsPythonModel:
         """
         pre_prompt = inputs[0]
         try:
-            questions = unpack_texts("pre_prompt", pre_prompt.data, pre_prompt.shape, pre_prompt.datatype)
+            questions = unpack_texts(
+                "pre_prompt", pre_prompt.data, pre_prompt.shape, pre_prompt.datatype, self.prompts.max_bytes
+            )
             with self.engine.submit(self.prompts.encode(questions), settings.sampling) as generation:
                 for pieces in generation:
                     yield [Tensor("completion", pack_texts(pieces), shape=[len(pieces)], datatype="BYTES")]

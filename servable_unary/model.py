@@ -18,7 +18,9 @@ class OvmsPythonModel:
     def execute(self, inputs):
         """pre_prompt BYTES [n] -> completion BYTES [n], token_count INT32 [1]; an exception is the client's error."""
         pre_prompt = inputs[0]
-        questions = unpack_texts("pre_prompt", pre_prompt.data, pre_prompt.shape, pre_prompt.datatype)
+        questions = unpack_texts(
+            "pre_prompt", pre_prompt.data, pre_prompt.shape, pre_prompt.datatype, self.prompts.max_bytes
+        )
         with self.engine.submit(self.prompts.encode(questions), settings.sampling) as generation:
             completions = generation.join()
         return [

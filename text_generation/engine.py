@@ -79,7 +79,8 @@ class Engine(ABC):
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder().items()
         self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
-        self._context_length = AutoConfig.from_pretrained(settings.model_path).max_position_embeddings
+        config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=False)
+        self._context_length = config.max_position_embeddings
         eos = GenerationConfig.from_pretrained(settings.model_path).eos_token_id
         self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [eos])
         self._admission = Admission(

@@ -1,13 +1,21 @@
 """Questions to chat prompts to token ids."""
 
+import logging
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from text_generation.errors import RequestError
 from text_generation.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Characters; the tokenizer takes up to 1 KB of memory for each while it works, so long texts go one after another.
+_LONG_TEXT = 1 << 16
 
 # Unicode's last private use plane: stands in for special tokens in a question while its chat prompt is rendered.
 _PRIVATE_USE = range(0x100000, 0x10FFFE)
@@ -17,7 +25,7 @@ class ChatPrompts:
     """A model folder's chat template and tokenizer, made safe for text that comes from strangers."""
 
     def __init__(self, settings: Settings):
-        self._chat = AutoTokenizer.from_pretrained(settings.model_path, local_files_only=True)
+        self._chat = AutoTokenizer.from_pretrained(settings.model_path, local_files_only=True, trust_remote_code=False)
         if self._chat.chat_template is None:
             raise ValueError(f"{settings.model_path} has no chat template: make the folder with download_model.py")
         self._system_prompt = settings.system_prompt
@@ -30,6 +38,10 @@ class ChatPrompts:
         self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
         longest_first = sorted(self._special_tokens, key=len, reverse=True)
         self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        longest_token = max(len(token.encode()) for token in self.tokenizer.get_vocab())
+        # More bytes than this in a request are more tokens than it may have, whatever they say.
+        self.max_bytes = settings.max_prompt_tokens_per_request * longest_token
+        self._one_long_request = threading.Lock()
 
     def encode(self, questions: list[str]) -> list[list[int]]:
         """Token ids of each question's chat prompt; RequestError where a question can't be asked."""
@@ -45,7 +57,9 @@ class ChatPrompts:
                 raise RequestError(f"prompt {number} of {count} is empty")
             if "\0" in question:
                 raise RequestError(f"prompt {number} of {count} has a null byte in it")
-        return [self._encode(question) for question in questions]
+        logger.debug("%d prompts: %r", count, questions)
+        with self._one_long_request if sum(map(len, questions)) > _LONG_TEXT else nullcontext():
+            return [self._encode(question) for question in questions]
 
     def _encode(self, question: str) -> list[int]:
         if self._special_pattern.search(question) is None:
@@ -67,7 +81,8 @@ class ChatPrompts:
         Special tokens typed in the question are hidden from the template, so only its own are found, and put back.
         """
         typed = sorted(set(self._special_pattern.findall(question)))
-        unused = (character for character in map(chr, _PRIVATE_USE) if character not in question)
+        used = set(question)
+        unused = (character for character in map(chr, _PRIVATE_USE) if character not in used)
         hidden = dict(zip(typed, unused, strict=False))
         shown = str.maketrans({character: token for token, character in hidden.items()})
         prompt = self._render(self._special_pattern.sub(lambda match: hidden[match[0]], question))

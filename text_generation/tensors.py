@@ -10,10 +10,18 @@ from text_generation.errors import RequestError
 _LENGTH = struct.Struct("<I")
 
 
-def unpack_texts(name: str, data: memoryview, shape: Sequence[int], datatype: str) -> list[str]:
-    """The UTF-8 texts of a BYTES tensor called `name`; RequestError where it is anything else."""
+def unpack_texts(name: str, data: memoryview, shape: Sequence[int], datatype: str, max_bytes: int) -> list[str]:
+    """The UTF-8 texts of a BYTES tensor called `name`; RequestError where it is anything else.
+
+    `max_bytes` bounds the data, lengths included, before any memory is taken for its texts.
+    """
     if datatype != "BYTES":
         raise RequestError(f"{name} has datatype {datatype}, but texts are sent as BYTES")
+    if len(data) > max_bytes:
+        raise RequestError(
+            f"{name} has {len(data)} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in ({max_bytes}): "
+            "send fewer or shorter prompts"
+        )
     texts = []
     offset = 0
     while offset < len(data):

@@ -11,7 +11,7 @@ from text_generation.tensors import pack_texts, unpack_texts
 
 
 def unpack(data: bytes, shape: list[int], datatype: str = "BYTES") -> list[str]:
-    return unpack_texts("pre_prompt", memoryview(data), shape, datatype)
+    return unpack_texts("pre_prompt", memoryview(data), shape, datatype, max_bytes=1000)
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
@@ -35,6 +35,12 @@ def test_an_empty_tensor_has_no_texts():
         (pack_texts(["a"]) + struct.pack("<I", 2**32 - 1), [2], "BYTES", "element 2 says 4294967295 bytes, 0 are left"),
         (b"\1\0\0\0\xff", [1], "BYTES", "element 1 of pre_prompt is not UTF-8"),
         (pack_texts(["a", "b"]), [3], "BYTES", "shape [3], but its data holds 2 elements"),
+        (
+            pack_texts(["a" * 997]),
+            [1],
+            "BYTES",
+            "1001 bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in (1000)",
+        ),
         (pack_texts(["a", "b"]), [], "BYTES", "shape [], but its data holds 2 elements"),
     ],
 )
