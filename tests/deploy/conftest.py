@@ -3,6 +3,7 @@
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
 
 
-def wait_until(condition, process: subprocess.Popen, what: str) -> None:
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen, what: str) -> None:
     """Poll until `condition()` holds; fail when `process` ends or START_SECONDS have passed before."""
     deadline = time.monotonic() + START_SECONDS
     while not condition():

@@ -1,6 +1,5 @@
 """The image's build steps that can be run without Docker, each as the Dockerfile runs it."""
 
-import os
 import shutil
 import subprocess
 import sys
