@@ -71,7 +71,8 @@ class GraphStream:
         await self._until(lambda: len(self._outputs) < _MAX_WAITING_OUTPUTS or self._over)
         with self._lock:
             self._outputs.append((output, 0))
-        self._client_moved()
+            self._failure_seen |= self._over
+        self._event.set()
 
     def close_inputs(self) -> None:
         """Say that no more packets come: the graph ends when it has nothing left to do."""
@@ -122,11 +123,11 @@ class GraphStream:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def _client_moved(self) -> None:
-        if self._over:
-            self._failure_seen = True
-            self._event.set()
-        else:
-            self._start_work()
+        with self._lock:
+            if self._over:
+                self._failure_seen = True
+                self._event.set()
+        self._start_work()
 
     def _start_work(self) -> None:
         with self._lock:
@@ -180,7 +181,7 @@ class GraphStream:
         self._on_end(failure is not None)
         with self._lock:
             self._failure = failure
-            self._failure_seen = self._inputs_closed
+            self._failure_seen = self._inputs_closed or bool(self._inputs)
             self._over = True
         self._notify()
 

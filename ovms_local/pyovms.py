@@ -137,4 +137,7 @@ def tensor_from_request(name: str, datatype: str, shape: tuple[int, ...], data: 
     format = _DATATYPE_TO_FORMAT.get(datatype)
     if format is None:
         return Tensor(name, memoryview(data), shape, datatype)
-    return Tensor(name, np.ndarray(shape, np.dtype(format), data) if len(data) else np.empty(shape, np.dtype(format)))
+    if not len(data):
+        return Tensor(name, np.empty(shape, np.dtype(format)))
+    # A copy only where the data lies at an odd address, of which numpy would make a format of its own (`=i`).
+    return Tensor(name, np.require(np.ndarray(shape, np.dtype(format), data), requirements="A"))

@@ -122,15 +122,19 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 
 async def _read_body(request: Request) -> bytes:
-    chunks, size = [], 0
+    chunks, size = [], int(request.headers.get("Content-Length", 0))
     try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > _MAX_BODY:
-                raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
-            chunks.append(chunk)
+        if size <= _MAX_BODY:
+            size = 0
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > _MAX_BODY:
+                    break
+                chunks.append(chunk)
     except ClientDisconnect:
         raise InvalidRequest("The client left before the end of its request") from None
+    if size > _MAX_BODY:
+        raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
     return b"".join(chunks)
 
 

@@ -1,0 +1,103 @@
+"""A server with nodes that do what a request says, and folders with servables of a test's own."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import tritonclient.grpc as tritongrpc
+from tritonclient.grpc import service_pb2_grpc
+
+from ovms_local.testing import RunningServer, serve
+
+NODE = """
+input_stream: "OVMS_PY_TENSOR:in"
+output_stream: "OVMS_PY_TENSOR:out"
+node {{
+  name: "node"
+  calculator: "PythonExecutorCalculator"
+  input_side_packet: "PYTHON_NODE_RESOURCES:py"
+  input_stream: "IN:in"
+  output_stream: "OUT:out"
+  node_options: {{
+    [type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: {{ handler_path: "{handler}" }}
+  }}
+}}
+"""
+
+
+class Events:
+    """What nodes have noted, line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+        # Open at both ends, so that neither a node that writes nor a reader ever has to wait for the other to open it.
+        self._pipe = os.fdopen(os.open(path, os.O_RDWR), "rb", buffering=0)
+        self._rest = b""
+
+    def wait_for(self, text: str) -> list[str]:
+        """Read on to a line with this text; the lines up to it. (A test that hangs here has failed: pytest-timeout.)"""
+        lines = []
+        while True:
+            while b"\n" in self._rest:
+                line, _, self._rest = self._rest.partition(b"\n")
+                lines.append(line.decode())
+                if text in lines[-1]:
+                    return lines
+            self._rest += os.read(self._pipe.fileno(), 65536)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Events:
+    """The events of the module's server."""
+    return Events(tmp_path_factory.mktemp("events") / "events")
+
+
+@pytest.fixture(scope="module")
+def server(events: Events) -> Iterator[RunningServer]:
+    """A server with the graphs of tests/ovms_local/servable, for a module's tests."""
+    arguments = ["--metrics_enable", "--log_level", "DEBUG"]
+    with serve(Path(__file__).parent / "servable", env={"EVENTS": str(events.path)}, args=arguments) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[tritongrpc.InferenceServerClient]:
+    """A tritonclient of the server."""
+    with tritongrpc.InferenceServerClient(server.grpc_url) as triton:
+        yield triton
+
+
+@pytest.fixture
+def stub(server: RunningServer) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
+    """A bare stub of the server's service, for what tritonclient does not do."""
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(server.grpc_url, options) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A named pipe that a node can wait for; `gate.write_text("")` lets it go on."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def make_servable(tmp_path: Path) -> Callable[..., Path]:
+    """Write a folder with one graph, `python_model`: the handler's code, and its file's name or the whole graph."""
+
+    def make(code: str, handler: str = "model.py", graph: str | None = None, folder: Path = tmp_path) -> Path:
+        folder.mkdir(exist_ok=True)
+        entry = {"name": "python_model", "base_path": "./", "graph_path": "graph.pbtxt"}
+        config = {"model_config_list": [], "mediapipe_config_list": [entry]}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "graph.pbtxt").write_text(graph or NODE.format(handler=handler))
+        (folder / handler).write_text(code)
+        return folder
+
+    return make

@@ -1,0 +1,64 @@
+"""Requests and streams as the tests of ovms_local send them."""
+
+import json
+import queue
+
+import numpy as np
+import tritonclient.grpc as tritongrpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+
+def request(
+    model: str, order: object, *, name: str = "in", timestamp: int | None = None, id: str = ""
+) -> pb.ModelInferRequest:
+    """A KServe request with one BYTES input: JSON, or the text that is given."""
+    text = order if isinstance(order, str) else json.dumps(order)
+    message = pb.ModelInferRequest(model_name=model, id=id)
+    message.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
+    if timestamp is not None:
+        message.parameters["OVMS_MP_TIMESTAMP"].int64_param = timestamp
+    return message
+
+
+def triton_inputs(order: object, name: str = "in") -> list[tritongrpc.InferInput]:
+    """The same as inputs of tritonclient."""
+    tensor = tritongrpc.InferInput(name, [1], "BYTES")
+    text = order if isinstance(order, str) else json.dumps(order)
+    tensor.set_data_from_numpy(np.array([text.encode()], object))
+    return [tensor]
+
+
+class Stream:
+    """A gRPC stream whose requests go out one by one, and whose responses are read one by one."""
+
+    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
+        self._requests: queue.SimpleQueue = queue.SimpleQueue()
+        self._call = stub.ModelStreamInfer(iter(self._requests.get, None))
+
+    def send(self, message: pb.ModelInferRequest) -> None:
+        self._requests.put(message)
+
+    def half_close(self) -> None:
+        self._requests.put(None)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+    def read(self) -> pb.ModelStreamInferResponse:
+        return next(self._call)
+
+    def read_text(self) -> str:
+        """The text of the next response's output."""
+        response = self.read()
+        assert not response.error_message, response.error_message
+        return response.infer_response.raw_output_contents[0][4:].decode()
+
+    def read_error(self) -> str:
+        response = self.read()
+        assert response.error_message, response
+        return response.error_message
+
+    def read_all(self) -> list[str]:
+        """The texts of all outputs that come until the stream ends."""
+        return [response.infer_response.raw_output_contents[0][4:].decode() for response in self._call]

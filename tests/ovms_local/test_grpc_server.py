@@ -1,0 +1,541 @@
+import asyncio
+import contextlib
+import os
+import queue
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as tritongrpc
+import tritonclient.grpc.aio as tritonaio
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.ovms_local.kserve_requests import Stream, request, triton_inputs
+
+pytestmark = pytest.mark.slow
+
+EXECUTION_FAILED = (
+    "Mediapipe execution failed. MP status - INTERNAL: CalculatorGraph::Run() failed: \n"
+    'Calculator::Process() for node "{}" failed: Error occurred during graph execution'
+)
+
+
+def status_of(call) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def describe_raw(stub, datatype, shape, data):
+    message = pb.ModelInferRequest(model_name="echo", raw_input_contents=[data])
+    message.inputs.add(name="in", datatype=datatype, shape=shape)
+    return stub.ModelInfer(message)
+
+
+# Health and metadata
+
+
+def test_server_is_live_ready_and_says_what_it_is(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    metadata = client.get_server_metadata()
+    assert metadata.name == "OpenVINO Model Server"
+    assert metadata.version
+
+
+def test_model_ready_knows_loaded_broken_and_unknown_graphs(client, stub):
+    assert client.is_model_ready("echo")
+    assert client.is_model_ready("echo", "7")  # versions are ignored
+    assert not client.is_model_ready("broken")
+    assert status_of(lambda: stub.ModelReady(pb.ModelReadyRequest(name="nope")))[0] == grpc.StatusCode.NOT_FOUND
+
+
+def test_metadata_of_a_graph_lists_its_streams_sorted(client):
+    metadata = client.get_model_metadata("pair")
+    assert (metadata.name, list(metadata.versions), metadata.platform) == ("pair", ["1"], "OpenVINO")
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+        ("first", "INVALID", []),
+        ("second", "INVALID", []),
+    ]
+    assert [tensor.name for tensor in metadata.outputs] == ["out"]
+
+
+def test_metadata_of_broken_and_unknown_graphs(stub):
+    codes = [status_of(lambda n=n: stub.ModelMetadata(pb.ModelMetadataRequest(name=n)))[0] for n in ("broken", "nope")]
+    assert codes == [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND]
+
+
+# Unary calls
+
+
+def test_infer_echoes_id_and_names_the_model_and_the_time(client):
+    before = time.time_ns() // 1000
+    response = client.infer("echo", triton_inputs("hello"), request_id="abc", model_version="9").get_response()
+    assert (response.id, response.model_name) == ("abc", "echo")
+    assert before <= response.parameters["OVMS_MP_TIMESTAMP"].int64_param <= time.time_ns() // 1000
+    assert list(response.raw_output_contents) == [b"\x05\0\0\0hello"]
+    assert (response.outputs[0].name, response.outputs[0].datatype, list(response.outputs[0].shape)) == (
+        "out", "BYTES", [1],
+    )  # fmt: skip
+
+
+def test_timestamp_of_a_request_is_that_of_its_response(stub):
+    response = stub.ModelInfer(request("echo", "x", timestamp=12345))
+    assert response.parameters["OVMS_MP_TIMESTAMP"].int64_param == 12345
+
+
+@pytest.mark.parametrize(
+    ("datatype", "dtype"),
+    [
+        ("BOOL", np.bool_), ("INT8", np.int8), ("INT16", np.int16), ("INT32", np.int32), ("INT64", np.int64),
+        ("UINT8", np.uint8), ("UINT16", np.uint16), ("UINT32", np.uint32), ("UINT64", np.uint64),
+        ("FP16", np.float16), ("FP32", np.float32), ("FP64", np.float64),
+    ],
+)  # fmt: skip
+def test_every_datatype_passes_through_raw(client, datatype, dtype):
+    array = np.array([[0, 1, 2], [3, 4, 5]], dtype)
+    tensor = tritongrpc.InferInput("in", array.shape, datatype)
+    tensor.set_data_from_numpy(array)
+    result = client.infer("echo", [tensor])
+    assert result.get_output("out").datatype == datatype
+    np.testing.assert_array_equal(result.as_numpy("out"), array)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "field", "values", "dtype"),
+    [
+        ("BOOL", "bool_contents", [True, False], np.bool_),
+        ("INT8", "int_contents", [-1, 127], np.int8),
+        ("INT16", "int_contents", [-1, 32767], np.int16),
+        ("INT32", "int_contents", [-1, 2**31 - 1], np.int32),
+        ("INT64", "int64_contents", [-1, 2**63 - 1], np.int64),
+        ("UINT8", "uint_contents", [0, 255], np.uint8),
+        ("UINT16", "uint_contents", [0, 65535], np.uint16),
+        ("UINT32", "uint_contents", [0, 2**32 - 1], np.uint32),
+        ("UINT64", "uint64_contents", [0, 2**64 - 1], np.uint64),
+        ("FP32", "fp32_contents", [0.5, -1.25], np.float32),
+        ("FP64", "fp64_contents", [0.1, -1e300], np.float64),
+    ],
+)
+def test_every_datatype_passes_through_typed_contents(stub, datatype, field, values, dtype):
+    message = pb.ModelInferRequest(model_name="echo")
+    tensor = message.inputs.add(name="in", datatype=datatype, shape=[2])
+    getattr(tensor.contents, field).extend(values)
+    response = stub.ModelInfer(message)
+    assert response.outputs[0].datatype == datatype
+    assert response.raw_output_contents[0] == np.array(values, dtype).tobytes()
+
+
+def test_typed_bytes_are_packed_and_raw_ones_passed_on_as_they_came(stub):
+    message = pb.ModelInferRequest(model_name="echo")
+    message.inputs.add(name="in", datatype="BYTES", shape=[2]).contents.bytes_contents.extend([b"a", b""])
+    assert stub.ModelInfer(message).raw_output_contents[0] == b"\1\0\0\0a\0\0\0\0"
+    assert describe_raw(stub, "BYTES", [5], b"\xff no prefix").raw_output_contents[0] == b"\xff no prefix"
+
+
+@pytest.mark.parametrize("datatype", ["BF16", "MYTYPE", ""])
+def test_other_datatypes_pass_as_they_are_in_raw_contents(stub, datatype):
+    response = describe_raw(stub, datatype, [3, 7], b"12345")
+    assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == (datatype, [3, 7])
+    assert response.raw_output_contents[0] == b"12345"
+
+
+@pytest.mark.parametrize(("shape", "data"), [([], b"1234"), ([0], b""), ([2, 0, 3], b"")])
+def test_scalars_and_empty_tensors(stub, shape, data):
+    response = describe_raw(stub, "FP32", shape, data)
+    assert list(response.outputs[0].shape) == shape
+    assert list(response.raw_output_contents) == [data]
+
+
+def malformed():
+    def message(*inputs, raw=(), name="echo"):
+        result = pb.ModelInferRequest(model_name=name, raw_input_contents=raw)
+        for input_name, datatype, shape in inputs:
+            result.inputs.add(name=input_name, datatype=datatype, shape=shape)
+        return result
+
+    int32 = ("in", "INT32", [2])
+    yield "missing input", message(), "number of inputs"
+    yield "unexpected input", message(("other", "INT32", [2]), raw=[b"12345678"]), "other is unexpected"
+    yield "input twice", message(int32, int32, raw=[b"12345678"] * 2), "twice"
+    yield (
+        "fewer raw contents than inputs",
+        message(("first", "X", []), ("second", "X", []), raw=[b""], name="pair"),
+        "raw",
+    )
+    yield "more raw contents than inputs", message(int32, raw=[b"12345678", b""]), "raw_input_contents"
+    yield "negative dimension", message(("in", "INT32", [-1]), raw=[b"1234"]), "Negative dimension"
+    yield "negative dimension of BYTES", message(("in", "BYTES", [-1]), raw=[b""]), "Negative dimension"
+    yield "buffer too small", message(int32, raw=[b"1234567"]), "Expected: 8"
+    yield "buffer too large", message(int32, raw=[b"123456789"]), "Expected: 8"
+    yield "overflow", message(("in", "INT32", [2**62, 2**62]), raw=[b"1234"]), "too large"
+    yield "overflow hidden by zero", message(("in", "INT32", [2**62, 2**62, 0]), raw=[b""]), "too large"
+    yield "overflow to the right size", message(("in", "INT32", [2**32, 2**32, 1]), raw=[b""]), "too large"
+    yield "too many dimensions", message(("in", "INT8", [1] * 100), raw=[b"1"]), "Invalid input shape"
+    for datatype in ("FP16", "BF16", "MYTYPE", ""):
+        yield f"{datatype} as typed contents", message(("in", datatype, [0])), "custom datatypes"
+    yield "no contents", message(int32), "Expected: 2 values; Actual: 0"
+    wrong_field = message(int32)
+    wrong_field.inputs[0].contents.fp32_contents.extend([1, 2])
+    yield "contents of another datatype", wrong_field, "Actual: 0"
+    both = message(int32, raw=[b"12345678"])
+    both.inputs[0].contents.int_contents.extend([1, 2])
+    yield "both kinds of contents", both, "both"
+    text = request("echo", "x")
+    text.parameters["OVMS_MP_TIMESTAMP"].string_param = "5"
+    yield "timestamp of another type", text, "Should be int64"
+    for timestamp in (-(2**63), 2**63 - 1):
+        yield f"timestamp {timestamp}", request("echo", "x", timestamp=timestamp), "timestamp"
+
+
+@pytest.mark.parametrize(("message", "text"), [pytest.param(m, t, id=i) for i, m, t in malformed()])
+def test_malformed_requests_are_invalid_arguments(stub, message, text):
+    code, details = status_of(lambda: stub.ModelInfer(message))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert text in details
+
+
+def test_unknown_and_broken_graphs(stub):
+    codes = [status_of(lambda n=n: stub.ModelInfer(request(n, "x")))[0] for n in ("nope", "broken")]
+    assert codes == [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE]
+
+
+@pytest.mark.parametrize(
+    ("order", "cause"),
+    [
+        ({"raise": "on purpose"}, "RuntimeError: on purpose"),
+        ({"exit": 3}, "SystemExit: 3"),
+        ({"make": "number"}, "TypeError: outputs must be Tensors"),
+        ({"make": "tuple"}, "TypeError: execute must return a list or be a generator, got tuple"),
+        ({"make": "text", "name": "nope"}, "ValueError: 'nope' is not an output"),
+        ({"make": "twice"}, "ValueError: the output 'out' was given twice"),
+        ({"make": "transposed"}, "ValueError: the buffer of 'out' is not contiguous"),
+        ({"yield": 1}, "ValueError: execute yielded, but LOOPBACK is not defined"),
+    ],
+)
+def test_errors_of_a_node_have_the_servers_text_and_the_cause(server, stub, order, cause):
+    code, details = status_of(lambda: stub.ModelInfer(request("scripted", order)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith(EXECUTION_FAILED.format("scripted_node"))
+    assert cause in details
+    server.wait_for_log(f"node scripted_node failed: {cause}")
+
+
+def test_a_missing_output_is_an_error(stub):
+    code, details = status_of(lambda: stub.ModelInfer(request("scripted", {"make": "nothing"})))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith("Mediapipe execution failed. MP status - ")
+
+
+def test_numpy_int64_arrives_as_the_nonsense_of_the_real_server(stub):
+    order = {"make": "array", "values": [1, 2], "dtype": "int64"}
+    response = stub.ModelInfer(request("scripted", order))
+    assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("INT32", [2])
+    assert len(response.raw_output_contents[0]) == 16
+
+
+def test_shape_and_datatype_can_be_overridden(stub):
+    order = {"make": "array", "values": [1, 2], "dtype": "int64", "shape": [-1, 2], "datatype": "INT64"}
+    output = stub.ModelInfer(request("scripted", order)).outputs[0]
+    assert (output.datatype, list(output.shape)) == ("INT64", [-1, 2])
+
+
+def test_inputs_are_ordered_by_tag(stub):
+    message = request("pair", "x", name="first")
+    message.inputs.add(name="second", datatype="BYTES", shape=[0]).contents.bytes_contents.extend([])
+    assert stub.ModelInfer(message).raw_output_contents[0][4:] == b"second first"
+
+
+def test_a_unary_call_of_a_generator_gets_the_first_of_each_output(client):
+    result = client.infer("stream", triton_inputs({"count": 3, "both": True}))
+    assert [result.as_numpy(name)[0] for name in ("out", "other")] == [b"out 0", b"other 0"]
+
+
+def test_large_messages_pass(stub):
+    data = bytes(range(256)) * (100 * 1024 * 4)
+    response = describe_raw(stub, "UINT8", [len(data)], data)
+    assert response.raw_output_contents[0] == data
+
+
+# Streams
+
+
+def test_each_output_of_a_stream_is_a_response_of_its_own(stub):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 2, "both": True}, timestamp=100))
+    stream.half_close()
+    responses = [stream.read().infer_response for _ in range(4)]
+    assert [
+        (r.outputs[0].name, r.raw_output_contents[0][4:], r.parameters["OVMS_MP_TIMESTAMP"].int64_param)
+        for r in responses
+    ] == [("out", b"out 0", 100), ("other", b"other 0", 100), ("out", b"out 1", 101), ("other", b"other 1", 101)]
+    assert stream.read_all() == []
+
+
+def test_outputs_come_while_the_generator_still_runs(stub, gate):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3, "wait_at": 2, "wait_for": str(gate)}))
+    assert [stream.read_text(), stream.read_text()] == ["out 0", "out 1"]
+    gate.write_text("")
+    assert stream.read_text() == "out 2"
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+def test_triton_streaming_client(client):
+    results = queue.Queue()
+    client.start_stream(lambda result, error: results.put((result, error)))
+    client.async_stream_infer("stream", triton_inputs({"count": 3}))
+    client.stop_stream()
+    texts = []
+    while not results.empty():
+        result, error = results.get()
+        assert error is None
+        texts.append(result.as_numpy("out")[0])
+    assert texts == [b"out 0", b"out 1", b"out 2"]
+
+
+def test_triton_asyncio_client(server):
+    async def talk():
+        async with tritonaio.InferenceServerClient(server.grpc_url) as client:
+            unary = await client.infer("echo", triton_inputs("hello"))
+
+            async def requests():
+                yield {"model_name": "stream", "inputs": triton_inputs({"count": 2})}
+
+            texts = [result.as_numpy("out")[0] async for result, _ in client.stream_infer(requests())]
+            return unary.as_numpy("out")[0], texts
+
+    assert asyncio.run(talk()) == (b"hello", [b"out 0", b"out 1"])
+
+
+def test_requests_of_a_stream_get_growing_timestamps(stub):
+    stream = Stream(stub)
+    before = time.time_ns() // 1000
+    for number in range(3):
+        stream.send(request("echo", str(number)))
+    responses = [stream.read().infer_response for _ in range(3)]
+    stamps = [response.parameters["OVMS_MP_TIMESTAMP"].int64_param for response in responses]
+    assert before <= stamps[0] <= time.time_ns() // 1000
+    assert stamps == [stamps[0], stamps[0] + 1, stamps[0] + 2]
+    stream.send(request("echo", "x", timestamp=stamps[0] + 10))
+    assert stream.read().infer_response.parameters["OVMS_MP_TIMESTAMP"].int64_param == stamps[0] + 10
+    stream.half_close()
+
+
+def test_wrong_requests_on_a_stream_are_answered_and_it_goes_on(stub):
+    stream = Stream(stub)
+    stream.send(request("echo", "x", name="other"))
+    assert "other is unexpected" in stream.read_error()
+    stream.send(request("echo", "x", timestamp=10))
+    assert stream.read_text() == "x"
+    stream.send(request("echo", "x", timestamp=10))
+    assert "timestamp" in stream.read_error()
+    stream.send(request("echo", "x", timestamp=2**63 - 1))
+    assert "timestamp" in stream.read_error()
+    stream.send(request("scripted", "x"))
+    assert "servable name" in stream.read_error()
+    stream.send(request("echo", "still here"))
+    assert stream.read_text() == "still here"
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+@pytest.mark.parametrize(("name", "code"), [("nope", "NOT_FOUND"), ("broken", "UNAVAILABLE")])
+def test_a_stream_to_no_graph_fails(stub, name, code):
+    stream = Stream(stub)
+    stream.send(request(name, "x"))
+    assert status_of(stream.read)[0] == grpc.StatusCode[code]
+
+
+def test_a_stream_without_a_request_fails(stub):
+    stream = Stream(stub)
+    stream.half_close()
+    assert status_of(stream.read)[0] == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_stream_may_be_closed_before_the_answer(stub):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 1000}))
+    stream.half_close()
+    assert len(stream.read_all()) == 1000
+
+
+def test_a_request_while_the_generator_runs_is_an_error(stub, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 10**9}))
+    assert stream.read_text() == "out 0"
+    stream.send(request("stream", {"count": 1}))
+    stream.half_close()
+    code, details = status_of(stream.read_all)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.endswith(
+        'for node "stream_node" failed: Node is already processing data. Create new stream for another request.'
+    )
+    assert details.startswith("Mediapipe execution failed. MP status - RESOURCE_EXHAUSTED: ")
+    events.wait_for("generator ends")
+
+
+def test_a_stream_takes_another_request_after_the_generator(stub):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3}, timestamp=50))
+    assert [stream.read_text() for _ in range(3)] == ["out 0", "out 1", "out 2"]
+    stream.send(request("stream", {"return": "done"}))
+    response = stream.read().infer_response
+    assert response.raw_output_contents[0][4:] == b"done"
+    assert response.parameters["OVMS_MP_TIMESTAMP"].int64_param == 53
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+def test_a_generators_timestamps_must_not_be_used_again(stub):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3}, timestamp=50))
+    assert [stream.read_text() for _ in range(3)] == ["out 0", "out 1", "out 2"]
+    stream.send(request("stream", {"return": "late"}, timestamp=51))
+    stream.half_close()
+    code, details = status_of(stream.read_all)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "timestamp mismatch" in details
+
+
+def test_partial_inputs_of_a_stream_are_put_together_by_timestamp(stub):
+    stream = Stream(stub)
+    stream.send(request("pair", "x", name="first", timestamp=1))
+    stream.send(request("pair", "x", name="second", timestamp=1))
+    assert stream.read_text() == "second first"
+    stream.send(request("pair", "x", name="first", timestamp=2))
+    stream.send(request("pair", "x", name="second", timestamp=3))
+    assert stream.read_text() == "first"  # nothing can come any more for `second` at 2
+    stream.half_close()
+    assert stream.read_all() == ["second"]
+
+
+def test_a_graph_of_several_nodes_gives_each_output_at_its_time(stub):
+    stream = Stream(stub)
+    stream.send(request("chain", {"count": 3}, timestamp=7))
+    stream.half_close()
+    responses = {}
+    with contextlib.suppress(StopIteration):
+        while True:
+            response = stream.read().infer_response
+            stamp = response.parameters["OVMS_MP_TIMESTAMP"].int64_param
+            responses[response.outputs[0].name, stamp] = response.raw_output_contents[0][4:].decode()
+    assert responses == {
+        ("direct", 7): 'beside({"count": 3})',
+        ("out", 7): "last(0)",
+        ("out", 8): "last(1)",
+        ("out", 9): "last(2)",
+    }
+
+
+def test_an_exception_is_the_status_when_the_client_has_half_closed(stub, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3, "fail_at": 1}))
+    stream.half_close()
+    assert stream.read_text() == "out 0"
+    code, details = status_of(stream.read)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith(EXECUTION_FAILED.format("stream_node"))
+    assert details.endswith("RuntimeError: failed on purpose")
+    events.wait_for("generator ends")
+
+
+def test_an_exception_is_told_when_the_server_next_reads_from_the_client(stub, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3, "fail_at": 1}))
+    assert stream.read_text() == "out 0"
+    events.wait_for("generator ends")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(stream.read)
+        with pytest.raises(TimeoutError):
+            reading.result(0.5)
+        stream.half_close()
+        assert reading.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_wrong_yields_fail_and_close_the_generator(stub, events):
+    for order, cause in [({"make": "tuple"}, "got tuple"), ({"make": "transposed"}, "not contiguous")]:
+        stream = Stream(stub)
+        stream.send(request("stream", {"count": 1, **order}))
+        stream.half_close()
+        assert cause in status_of(stream.read)[1]
+        events.wait_for("generator ends")
+
+
+# Clients that leave
+
+
+def test_a_cancelled_stream_closes_its_generator_right_after_next(stub, gate, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 5, "wait_at": 1, "wait_for": str(gate)}))
+    stream.read()
+    events.wait_for("generator waits")
+    stream.cancel()
+    gate.write_text("")
+    events.wait_for("generator ends")
+
+
+def test_a_deadline_closes_the_generator(server, events):
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(
+            iter([request("stream", {"count": 10**9})]), timeout=0.5
+        )
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in call:
+                pass
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    events.wait_for("generator ends")
+
+
+def test_a_closed_connection_closes_the_generator(server, events):
+    client = tritongrpc.InferenceServerClient(server.grpc_url)
+    first = queue.Queue()
+    client.start_stream(lambda result, error: first.put((result, error)) if first.empty() else None)
+    client.async_stream_infer("stream", triton_inputs({"count": 10**9}))
+    first.get()
+    client.stop_stream(cancel_requests=True)
+    client.close()
+    events.wait_for("generator ends")
+
+
+def test_a_client_that_does_not_read_holds_the_generator_back(stub, events):
+    size = 1 << 20
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 200, "size": size}))
+    stream.read()
+    # The generator stops without any reading: some steps ahead of what the connection's buffers took.
+    seen = len(events.wait_for("step 3"))
+    assert seen < 20
+    stream.cancel()
+    steps = [line for line in events.wait_for("generator ends") if line.startswith("step")]
+    assert len(steps) < 60
+
+
+def test_a_unary_call_past_its_deadline_runs_on_and_harms_nobody(client, stub, gate, events):
+    with pytest.raises(InferenceServerException, match="Deadline"):
+        client.infer("scripted", triton_inputs({"wait_for": str(gate), "make": "text"}), client_timeout=0.5)
+    events.wait_for("waiting")
+    assert stub.ModelInfer(request("echo", "x")).raw_output_contents
+    gate.write_text("")
+
+
+def test_64_clients_get_their_own_answers_and_health_does_not_queue(server, gate):
+    def ask(number: int) -> bytes:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            order = {"make": "text", "text": f"answer {number}", "wait_for": str(gate)}
+            return client.infer("scripted", triton_inputs(order)).as_numpy("out")[0]
+
+    with ThreadPoolExecutor(64) as pool, tritongrpc.InferenceServerClient(server.grpc_url) as health:
+        answers = [pool.submit(ask, number) for number in range(64)]
+        while not all(answer.done() for answer in answers):
+            started = time.monotonic()
+            assert health.is_server_live(client_timeout=10)
+            assert time.monotonic() - started < 1
+            with contextlib.suppress(OSError):  # nobody waits at the moment
+                os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        assert [answer.result() for answer in answers] == [f"answer {number}".encode() for number in range(64)]

@@ -1,0 +1,375 @@
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as tritongrpc
+from tritonclient.utils import InferenceServerException
+
+from ovms_local.testing import ServerDied, free_port, serve
+from tests.ovms_local.kserve_requests import triton_inputs
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+ECHO = """
+from pyovms import Tensor
+class OvmsPythonModel:
+    def execute(self, inputs):
+        return [Tensor("out", inputs[0].data, inputs[0].shape, inputs[0].datatype)]
+"""
+WAITING = """
+import os
+from pathlib import Path
+from pyovms import Tensor
+class OvmsPythonModel:
+    def execute(self, inputs):
+        print("the node waits", flush=True)
+        Path(os.environ["GATE"]).read_bytes()
+        return [Tensor("out", b"", [1], "BYTES")]
+    def finalize(self):
+        print("the node is finalized", flush=True)
+"""
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "ovms_local", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
+
+
+def test_version_has_the_servers_lines():
+    result = run("--version")
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0
+    assert lines[0].startswith("OpenVINO Model Server ")
+    assert lines[1].startswith("OpenVINO backend ")
+    assert lines[2].startswith("OpenVINO GenAI backend ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--config_path", "x"], "nothing to listen on"),
+        (["--port", "9"], "give --config_path, or --model_name and --model_path"),
+        (["--port", "9", "--model_name", "x"], "give --config_path, or --model_name and --model_path"),
+        (["--port", "9", "--config_path", "x", "--model_name", "y"], "goes without"),
+        (["--port", "99999", "--config_path", "x"], "99999 is no port"),
+        (["--port", "9", "--rest_port", "9", "--config_path", "x"], "must differ"),
+        (["--port", "9", "--config_path", "x", "--metrics_enable"], "needs --rest_port"),
+        (["--port", "9", "--config_path", "x", "--log_level", "LOUD"], "invalid choice"),
+        (["--port", "9", "--config_path", "x", "--grpc_workers", "0"], "less than 1"),
+        (["--port", "9", "--config_path", "x", "--shutdown_timeout", "-1"], "no number of seconds"),
+    ],
+)
+def test_wrong_arguments_are_told(arguments, text):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert text in result.stderr.splitlines()[-1]
+
+
+def test_a_configuration_that_is_not_there_ends_the_server_with_one_line(tmp_path):
+    result = run("--port", str(free_port()), "--config_path", str(tmp_path / "config.json"))
+    assert result.returncode == 1
+    [line] = result.stdout.splitlines()
+    assert line.endswith("config.json: No such file or directory")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_port"])
+def test_a_port_in_use_ends_the_server_with_a_clear_line(make_servable, flag):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = run(flag, str(port), "--config_path", str(make_servable(ECHO) / "config.json"))
+    assert result.returncode == 1
+    assert f"can't listen on 127.0.0.1:{port}: Address already in use" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_port"])
+def test_one_port_alone_is_enough(make_servable, flag):
+    folder = make_servable(ECHO)
+    arguments = [flag, str(free_port()), "--config_path", str(folder / "config.json")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovms_local", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "server is ready" in line:
+            process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_one_graph_without_a_configuration(make_servable):
+    folder = make_servable(ECHO)
+    port = free_port()
+    arguments = ["--model_name", "mine", "--model_path", str(folder), "--port", str(port)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovms_local", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert any("graph mine is ready" in line for line in process.stdout)
+        with tritongrpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            assert client.infer("mine", triton_inputs("x")).as_numpy("out")[0] == b"x"
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+        process.stdout.close()
+
+
+def test_it_listens_on_localhost_and_says_when_it_does_not(make_servable):
+    with serve(make_servable(ECHO)) as server:
+        assert f"gRPC listens on 127.0.0.1:{server.grpc_port}" in server.log
+        assert "WARNING" not in server.log
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.2", server.grpc_port), 5)
+    arguments = ["--grpc_bind_address", "0.0.0.0", "--rest_bind_address", "0.0.0.0"]
+    with serve(make_servable(ECHO), args=arguments) as server:
+        assert "gRPC is open to other machines" in server.log
+        assert "REST is open to other machines" in server.log
+        for port in (server.grpc_port, server.rest_port):
+            socket.create_connection(("127.0.0.2", port), 5).close()
+
+
+def test_log_levels(make_servable):
+    for level, expected in [("ERROR", ""), ("WARNING", ""), ("INFO", "graph python_model is ready")]:
+        port = free_port()
+        arguments = [
+            "--config_path",
+            str(make_servable(ECHO) / "config.json"),
+            "--port",
+            str(port),
+            "--log_level",
+            level,
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ovms_local", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        with tritongrpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            client._client_stub.ServerLive(tritongrpc.service_pb2.ServerLiveRequest(), wait_for_ready=True, timeout=30)
+            while not client.is_server_ready():
+                pass
+        process.terminate()
+        output = process.communicate(timeout=30)[0]
+        assert expected in output
+        assert bool(output) == bool(expected)
+
+
+def test_all_lines_of_the_log_have_time_level_and_source(make_servable):
+    folder = make_servable("raise ValueError('several\\nlines')")
+    with serve(folder, args=["--log_level", "TRACE"]) as server:
+        pass
+    for line in server.log.splitlines():
+        date, time, level, source, *_ = line.split(" ")
+        assert (len(date), len(time)) == (10, 12)
+        assert level in ("ERROR", "WARNING", "INFO", "DEBUG", "TRACE")
+        assert source.endswith(":")
+
+
+# The folder of a servable
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
+        ("x = ", "SyntaxError"),
+        ("pass", "has no class OvmsPythonModel"),
+        ("class OvmsPythonModel: pass", "has no method execute"),
+        ("class OvmsPythonModel:\n def __init__(self): raise OSError('no disk')", "OSError: no disk"),
+        (
+            "class OvmsPythonModel:\n def initialize(self, kwargs): 1 / 0\n def execute(self, i): pass",
+            "ZeroDivisionError",
+        ),
+        (
+            "class OvmsPythonModel:\n def initialize(self, kwargs): exit(3)\n def execute(self, i): pass",
+            "SystemExit: 3",
+        ),
+    ],
+)
+def test_a_servable_that_does_not_load_leaves_the_server_up(make_servable, code, text):
+    with serve(make_servable(code)) as server, tritongrpc.InferenceServerClient(server.grpc_url) as client:
+        assert client.is_server_ready()
+        assert not client.is_model_ready("python_model")
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("python_model", triton_inputs("x"))
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        [line] = [line for line in server.log.splitlines() if "ERROR" in line]
+        assert "graph python_model is not available" in line
+        assert text in line
+
+
+def test_nothing_is_written_and_little_is_needed(make_servable, tmp_path):
+    folder = make_servable("import neighbour\n" + ECHO, folder=tmp_path / "workspace")
+    (folder / "neighbour.py").write_text("")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for path in [*before, folder]:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+    with serve(folder, env={"HOME": None, "USER": None, "TMPDIR": "/nowhere"}) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            assert client.infer("python_model", triton_inputs("x")).as_numpy("out")[0] == b"x"
+    folder.chmod(0o755)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_it_runs_as_another_user(make_servable, tmp_path):
+    folder = make_servable(
+        ECHO + "    def initialize(self, kwargs):\n        import os; print('user', os.getuid(), flush=True)\n"
+    )
+    for path in [folder, *folder.parents]:
+        if path.owner() == "root" and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o055)
+    port = free_port()
+    arguments = ["--config_path", str(folder / "config.json"), "--port", str(port)]
+    command = [sys.executable, "-m", "ovms_local", *arguments]
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, user=65534, group=65534)
+    except PermissionError:
+        pytest.skip("the interpreter is in a folder of root's own")
+    lines = iter(process.stdout.readline, "")
+    output = [line for line in lines if "server is ready" not in line or process.terminate()]
+    assert process.wait(30) == 0
+    assert "user 65534\n" in output
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_running_request_end_and_takes_no_other(make_servable, gate, number):
+    with serve(make_servable(WAITING), env={"GATE": str(gate)}) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            results = []
+            done = threading.Event()
+
+            def on_result(result, error):
+                results.append((result, error))
+                done.set()
+
+            client.async_infer("python_model", triton_inputs("x"), on_result)
+            server.wait_for_log("the node waits")
+            server.process.send_signal(number)
+            server.wait_for_log("stopping")
+            with (
+                tritongrpc.InferenceServerClient(server.grpc_url) as late,
+                pytest.raises(InferenceServerException) as caught,
+            ):
+                late.infer("python_model", triton_inputs("x"))
+            # Which of the two depends on how far gRPC's own shutdown has got.
+            assert caught.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
+            gate.write_text("")
+            assert done.wait(30)
+        assert server.process.wait(30) == 0
+    assert results[0][1] is None
+    assert server.log.index("the node is finalized") < server.log.index("stopped")
+
+
+def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
+    arguments = ["--shutdown_timeout", "0.2"]
+    with serve(make_servable(WAITING), env={"GATE": str(gate)}, args=arguments) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            errors = []
+            done = threading.Event()
+            client.async_infer(
+                "python_model", triton_inputs("x"), lambda result, error: (errors.append(error), done.set())
+            )
+            server.wait_for_log("the node waits")
+            assert server.stop() == 0
+            assert done.wait(30)
+        assert errors[0] is not None
+    assert "the node is finalized" in server.log
+    assert "cut off" in server.log
+
+
+def test_a_second_signal_ends_it_at_once(make_servable, gate):
+    with serve(make_servable(WAITING), env={"GATE": str(gate)}) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            client.async_infer("python_model", triton_inputs("x"), lambda result, error: None)
+            server.wait_for_log("the node waits")
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_log("stopping")
+            assert server.stop() == 1
+    assert "the node is finalized" not in server.log
+
+
+def test_a_signal_while_a_servable_loads(make_servable, gate):
+    code = WAITING.replace(
+        "def execute(self, inputs)", "def execute(self, inputs): pass\n    def initialize(self, kwargs)"
+    )
+    folder = make_servable(code)
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovms_local", "--config_path", str(folder / "config.json"), "--port", str(port)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"GATE": str(gate)},
+    )  # fmt: skip
+    assert any("the node waits" in line for line in iter(process.stdout.readline, ""))
+    with tritongrpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        assert client.is_server_live()
+        assert not client.is_server_ready()
+        assert not client.is_model_ready("python_model")
+        with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+            client.infer("python_model", triton_inputs("x"))
+    process.terminate()
+    assert any("stopping" in line for line in iter(process.stdout.readline, ""))
+    gate.write_text("")
+    assert "the node is finalized" in process.communicate(timeout=30)[0]
+    assert process.returncode == 0
+
+
+def test_idle_streams_and_half_open_connections_do_not_hold_the_server(make_servable):
+    with serve(make_servable(ECHO), args=["--shutdown_timeout", "20"]) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            answered, ended = threading.Event(), threading.Event()
+            client.start_stream(lambda result, error: (ended if error else answered).set())
+            client.async_stream_infer("python_model", triton_inputs("x"))
+            assert answered.wait(30)
+            idle = socket.create_connection(("127.0.0.1", server.rest_port))
+            partial = socket.create_connection(("127.0.0.1", server.rest_port))
+            partial.sendall(b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n")
+            server.process.terminate()
+            assert server.process.wait(10) == 0
+            idle.close()
+            partial.close()
+
+
+# The harness
+
+
+def test_serve_raises_with_the_log_when_the_server_dies(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ServerDied, match="not valid JSON"), serve(tmp_path):
+        pass
+
+
+def test_serve_passes_the_environment_and_stops_the_server(make_servable, monkeypatch):
+    monkeypatch.setenv("GOES", "away")
+    code = ECHO.replace(
+        "inputs[0].data, inputs[0].shape", "repr([os.environ.get(n) for n in ('GOES', 'COMES')]).encode(), [1]"
+    )
+    with serve(make_servable("import os\n" + code), env={"GOES": None, "COMES": "in"}) as server:
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            raw = client.infer("python_model", triton_inputs("x")).get_response().raw_output_contents[0]
+    assert raw == b"[None, 'in']"
+    assert server.process.returncode == 0
+
+
+def test_two_handlers_of_one_name_are_refused(make_servable, tmp_path):
+    one, two = make_servable(ECHO, folder=tmp_path / "one"), make_servable(ECHO, folder=tmp_path / "two")
+    entries = [{"name": path.name, "base_path": str(path)} for path in (one, two)]
+    config = tmp_path / "both.json"
+    config.write_text(json.dumps({"model_config_list": [], "mediapipe_config_list": entries}))
+    with serve(config) as server, tritongrpc.InferenceServerClient(server.grpc_url) as client:
+        assert client.is_model_ready("one")
+        assert not client.is_model_ready("two")
+    assert "the name 'model' is taken by" in server.log
