@@ -1,0 +1,67 @@
+"""compose.yaml: the compose specification's schema, and what a user relies on in the two servables' services."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from .conftest import ROOT
+
+COMPOSE = ROOT / "compose.yaml"
+SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
+
+
+def with_defaults(text: str) -> str:
+    """The text as compose reads it in an environment that sets none of its variables."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+@pytest.mark.parametrize("read", [str, with_defaults], ids=["as written", "with defaults"])
+def test_schema_of_the_compose_specification(tmp_path, read) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text(read(COMPOSE.read_text()))
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    result = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_variable_has_a_default_and_is_documented() -> None:
+    variables = re.findall(r"\$\{(\w+)(:-)?", COMPOSE.read_text())
+    readme = (ROOT / "deploy" / "README.md").read_text()
+    for name, default in variables:
+        assert default, name
+        assert f"`{name}`" in readme, name
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_is_confined_and_watched(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    assert {volume.rsplit(":", 2)[1] for volume in service["volumes"]} == {"/workspace", "/model"}
+    assert service["mem_limit"]
+    assert service["restart"] == "unless-stopped"
+    assert service["cap_drop"] == ["ALL"]
+    assert "/v2/models/python_model/ready" in service["healthcheck"]["test"][-1]
+    assert all("127.0.0.1" in port for port in service["ports"])
+
+
+def test_the_gpu_is_a_profile_of_its_own() -> None:
+    for name in ("unary", "stream"):
+        cpu, gpu = SERVICES[name], SERVICES[f"{name}-gpu"]
+        assert cpu["profiles"] == ["cpu"]
+        assert gpu["profiles"] == ["gpu"]
+        assert "devices" not in cpu
+        assert gpu["devices"] == ["/dev/dri:/dev/dri"]
+        assert gpu["group_add"]
+        assert gpu["environment"] == {**cpu["environment"], "DEVICE": "GPU"}
+        assert gpu["volumes"] == cpu["volumes"]
+        assert gpu["ports"] == cpu["ports"]
+
+
+def test_the_two_servables_do_not_share_a_port() -> None:
+    ports = [with_defaults(port) for name in ("unary", "stream") for port in SERVICES[name]["ports"]]
+    published = [port.split(":")[-2] for port in ports]
+    assert sorted(published) == ["8000", "8001", "9000", "9001"]
