@@ -1,0 +1,90 @@
+"""Clients of both servables, and what becomes of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.utils import InferenceServerException
+
+TIMEOUT_S = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a client got for one prompt. `error` is what it was told instead, None where all went well."""
+
+    text: str
+    token_count: int
+    error: str | None
+    seconds: float
+
+
+def pre_prompt(prompts: list[str | bytes]) -> InferInput:
+    """The tensor with these prompts, one per element."""
+    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
+    tensor.set_data_from_numpy(np.array([p if isinstance(p, bytes) else p.encode() for p in prompts], dtype=np.object_))
+    return tensor
+
+
+@contextmanager
+def open_stream(url: str) -> Iterator[tuple[InferenceServerClient, SimpleQueue]]:
+    """A client with a stream open, and the queue its results arrive in; leaving it cancels what still runs."""
+    with InferenceServerClient(url) as client:
+        arrived: SimpleQueue[InferResult | InferenceServerException] = SimpleQueue()
+        client.start_stream(lambda result, error: arrived.put(error or result))
+        try:
+            yield client, arrived
+        finally:
+            client.stop_stream(cancel_requests=True)
+
+
+def outputs(arrived: SimpleQueue, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of each output of one request, without the end signal that ends them."""
+    while True:
+        try:
+            result = arrived.get(timeout=timeout_s)
+        except Empty:
+            raise TimeoutError(f"nothing came for {timeout_s} s") from None
+        if isinstance(result, InferenceServerException):
+            raise result
+        [output] = result.get_response().outputs
+        if output.name == "end_signal":
+            return
+        yield output.name, result.as_numpy(output.name)
+
+
+def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool) -> Answer:
+    """Ask the streaming servable; leave the stream once `goes_on`, given the number of pieces, says False."""
+    started = time.monotonic()
+    text, token_count, error = b"", -1, None
+    with open_stream(url) as (client, arrived):
+        client.async_stream_infer("python_model", [pre_prompt([prompt])])
+        pieces = 0
+        with closing(outputs(arrived)) as received:
+            for name, value in received:
+                if name == "completion":
+                    text += value[0]
+                    pieces += 1
+                    if not goes_on(pieces):
+                        break
+                elif name == "token_count":
+                    token_count = int(value[0])
+                else:
+                    error = value[0].decode()
+    return Answer(text.decode(), token_count, error, time.monotonic() - started)
+
+
+def unary(url: str, prompt: str) -> Answer:
+    """Ask the unary servable."""
+    started = time.monotonic()
+    with InferenceServerClient(url) as client:
+        try:
+            result = client.infer("python_model", [pre_prompt([prompt])], client_timeout=TIMEOUT_S)
+        except InferenceServerException as error:
+            return Answer("", -1, error.message(), time.monotonic() - started)
+    text = result.as_numpy("completion")[0].decode()
+    return Answer(text, int(result.as_numpy("token_count")[0]), None, time.monotonic() - started)

@@ -1,0 +1,53 @@
+"""The servables, served for people who break things, and the report of what came of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from ovms_local.testing import RunningServer, serve
+from tests.stress import scale as scales
+from tests.stress.report import Report
+from text_generation.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+REPORT = Report()
+
+Serving = Callable[..., AbstractContextManager[RunningServer]]
+
+
+@pytest.fixture(scope="session")
+def scale() -> scales.Scale:
+    return scales.from_environment()
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    return REPORT
+
+
+def pytest_terminal_summary(terminalreporter):
+    if REPORT.rows:
+        terminalreporter.section("stress report")
+        for line in REPORT.lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def serving(int8_model) -> Serving:
+    """serving("stream", ENGINE="genai", ...): a server with this servable and these settings, and no others."""
+
+    @contextmanager
+    def start(servable: str, **settings: object) -> Iterator[RunningServer]:
+        environment = dict.fromkeys(name.upper() for name in Settings.model_fields) | {"MODEL_PATH": str(int8_model)}
+        environment |= {name: str(value) for name, value in settings.items()}
+        with serve(ROOT / f"servable_{servable}", env=environment) as server:
+            yield server
+
+    return start
+
+
+@pytest.fixture(params=["optimum", "genai"])
+def engine(request) -> str:
+    return request.param

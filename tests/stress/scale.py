@@ -1,0 +1,39 @@
+"""How often the stress tests do what they do."""
+
+import os
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Counts of one run of the stress tests; the long run's minutes are per engine."""
+
+    leaving_clients: int
+    overloads: int
+    killed_commands: int
+    hostile_requests: int
+    long_run_minutes: dict[str, float]
+
+
+SHORT = Scale(
+    leaving_clients=3,
+    overloads=1,
+    killed_commands=3,
+    hostile_requests=300,
+    long_run_minutes={"optimum": 0.25, "genai": 0.25},
+)
+LONG = Scale(
+    leaving_clients=200,
+    overloads=10,
+    killed_commands=30,
+    hostile_requests=20_000,
+    long_run_minutes={"optimum": 30, "genai": 5},
+)
+
+
+def from_environment() -> Scale:
+    """SHORT, or LONG where STRESS is `long`; STRESS_MINUTES sets both engines' minutes of the long run."""
+    scale = LONG if os.environ.get("STRESS") == "long" else SHORT
+    if minutes := os.environ.get("STRESS_MINUTES"):
+        scale = replace(scale, long_run_minutes=dict.fromkeys(scale.long_run_minutes, float(minutes)))
+    return scale

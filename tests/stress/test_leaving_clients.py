@@ -1,0 +1,110 @@
+"""Clients that go away in the middle: killed, cancelled, cut off, or out of patience."""
+
+import random
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from tests.stress import clients, watch
+from tests.stress.proxy import proxy_to
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+CLIENT = Path(__file__).parent.parent.parent / "client_stream.py"
+# One place and no queue: a place that is not given back makes the next client's request fail. Without an early end the
+# completions are long enough for every client to leave in the middle of one.
+ONE_PLACE = {
+    "MAX_CONCURRENT_REQUESTS": 1,
+    "MAX_QUEUED_REQUESTS": 0,
+    "MAX_NEW_TOKENS": 400,
+    "IGNORE_EOS": 1,
+    "LOG_LEVEL": "DEBUG",
+}
+PROMPTS = ["What is the theory of relativity?", "Tell me a story about the sea. " * 150]
+WAYS = ("killed", "cancelled", "cut off")
+
+
+@contextmanager
+def asking(url: str, prompt: str) -> Iterator[subprocess.Popen]:
+    """client_stream.py at work."""
+    command = [sys.executable, str(CLIENT), "--url", url, "--prompt", prompt]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_generation_ends_with_the_stream(serving, engine, scale, report, int8_model):
+    chance = random.Random(5)
+    tokenizer = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
+    title = f"{engine}: streaming clients killed, cancelled or cut off at a random moment"
+    with report.row(title) as row, serving("stream", ENGINE=engine, **ONE_PLACE) as server:
+        for way in WAYS:
+            leave(server, way, 3, "Hi", tokenizer)
+        memory, threads = watch.resident_mb(server), watch.threads(server)
+        delays = []
+        for number in range(scale.leaving_clients):
+            way, moment, prompt = WAYS[number % 3], chance.choice([0, chance.randrange(1, 60)]), chance.choice(PROMPTS)
+            too_many, seconds = leave(server, way, moment, prompt, tokenizer)
+            row.done += 1
+            if moment:
+                delays.append(seconds)
+                if too_many > 2 and seconds > 0.5:
+                    row.lost.append(f"{way} after {moment} pieces: {too_many} tokens and {seconds:.2f} s more")
+        answer = clients.stream(server.grpc_url, "Hi", lambda pieces: pieces < 20)
+        assert answer.error is None
+        watch.until(lambda: watch.threads(server) <= threads)
+        grown = watch.resident_mb(server) - memory
+        # The longest prompt's cache, prefill memory and the allocator's reserve come on top of the warm-up's.
+        assert grown < 300, f"{grown:.0f} MB"
+        row.measured = f"generation over after {statistics.median(delays):.3f} s in the median, {max(delays):.3f} s at"
+        row.measured += f" most; memory {grown:+.0f} MB"
+
+
+def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> tuple[int, float]:
+    """Go away after `moment` pieces, at once where it is 0; the tokens and the seconds that came after that."""
+    asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
+    with proxy_to(server.grpc_port) as proxy, asking(proxy.url, prompt) as client:
+        watch.until(lambda: server.log.count(" 1 prompts: [") > asked)
+        seen = client.stdout.read1() if moment else b""
+        for _ in range(moment):
+            seen += client.stdout.read1()
+        if way == "killed":
+            client.kill()
+        elif way == "cancelled":
+            client.send_signal(signal.SIGINT)
+        else:
+            proxy.cut()
+        seconds = watch.until(lambda: len(watch.generated(server)) > ended)
+        if way == "cancelled":
+            assert client.wait(30) == 130
+    answered = seen.decode(errors="ignore").removeprefix(f"Question:\n{prompt}\n\n")
+    return watch.generated(server)[ended] - len(tokenizer.encode(answered).ids), seconds
+
+
+def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scale, report):
+    title = f"{engine}: unary calls whose deadline passes run to MAX_NEW_TOKENS and leave nothing behind"
+    settings = ONE_PLACE | {"MAX_NEW_TOKENS": 40}
+    with report.row(title) as row, serving("unary", ENGINE=engine, **settings) as server:
+        assert clients.unary(server.grpc_url, "Hi").error is None
+        memory = watch.resident_mb(server)
+        with InferenceServerClient(server.grpc_url) as client:
+            for _ in range(scale.leaving_clients):
+                ended = len(watch.generated(server))
+                with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
+                    client.infer("python_model", [clients.pre_prompt(["Tell me a story"])], client_timeout=0.1)
+                watch.until(lambda before=ended: len(watch.generated(server)) > before)
+                row.done += 1
+        assert all(0 < count <= 40 for count in watch.generated(server))
+        assert clients.unary(server.grpc_url, "Hi").error is None
+        assert watch.resident_mb(server) - memory < 100

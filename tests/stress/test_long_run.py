@@ -1,0 +1,81 @@
+"""Eight clients that ask, wait and leave as they like, for as long as it takes."""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.stress import clients, watch
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+CLIENTS = 8
+WORDS = [
+    "tell",
+    "me",
+    "why",
+    "the",
+    "sea",
+    "sings",
+    "of",
+    "12",
+    "ships,",
+    "海",
+    "knows",
+    "👋🏽",
+    "naïve\n",
+    "<|im_end|>",
+]
+SAMPLE = 20
+
+
+def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
+    seconds = 60 * scale.long_run_minutes[engine]
+    title = f"{engine}: streams of {CLIENTS} clients with random prompts and lengths over {seconds / 60:g} minutes"
+    with (
+        report.row(title) as row,
+        serving("stream", ENGINE=engine, SEED=11, MAX_NEW_TOKENS=120, KV_CACHE_GB=1) as server,
+    ):
+        use(server.grpc_url, seconds / 6)
+        warm, before = watch.resident_mb(server), len(watch.generated(server))
+        asked = use(server.grpc_url, seconds)
+        row.done = len(asked)
+        row.lost += [f"{prompt[:40]!r}: {answer.error}" for prompt, answer in asked if answer.error]
+
+        # Every stream has ended, and the counts told to those who stayed are among those in the log.
+        watch.until(lambda: len(watch.generated(server)) == before + len(asked))
+        complete = [(prompt, answer) for prompt, answer in asked if answer.token_count >= 0]
+        told, logged = Counter(a.token_count for _, a in complete), Counter(watch.generated(server)[before:])
+        row.lost += [f"a count of {count} tokens that the log does not have" for count in (told - logged).elements()]
+        assert all(0 < answer.token_count <= 120 for _, answer in complete)
+
+        now = watch.resident_mb(server)
+        row.measured = f"{len(complete)} to the end, memory from {warm:.0f} MB after warm-up to {now:.0f} MB"
+        if engine == "optimum":  # GenAI's random generator is shared by the requests in flight
+            sample = random.Random(3).sample(complete, min(SAMPLE, len(complete)))
+            assert sample
+            for prompt, answer in sample:
+                if clients.stream(server.grpc_url, prompt).text != answer.text:
+                    row.lost.append(f"{prompt[:40]!r}: another answer than alone")
+            row.measured += f", {len(sample)} answers compared with the same prompt alone"
+        # GenAI's cache grows as more is in flight, up to its size, and stays so.
+        assert now < 1.15 * warm + (1100 if engine == "genai" else 0)
+
+
+def use(url: str, seconds: float) -> list[tuple[str, clients.Answer]]:
+    """What eight clients asked for in this time, and got."""
+    end = time.monotonic() + seconds
+
+    def client(number: int) -> list[tuple[str, clients.Answer]]:
+        chance = random.Random(number)
+        asked = []
+        while time.monotonic() < end:
+            prompt = " ".join(chance.choices(WORDS, k=chance.choice([1, 5, 20, 100, 400])))
+            stay = chance.choice([10_000, chance.randrange(1, 100)])
+            asked.append((prompt, clients.stream(url, prompt, lambda pieces, stay=stay: pieces < stay)))
+        return asked
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return [one for asked in pool.map(client, range(CLIENTS)) for one in asked]

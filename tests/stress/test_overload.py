@@ -1,0 +1,100 @@
+"""More clients than the machine can serve at once."""
+
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from ovms_local.testing import RunningServer
+from tests.stress import clients
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+CLIENTS = 64
+QUEUE_TIMEOUT_S = 20
+SETTINGS = {
+    "SEED": 7,
+    "TEMPERATURE": 0,
+    "MAX_NEW_TOKENS": 8,
+    "MAX_CONCURRENT_REQUESTS": 8,
+    "MAX_QUEUED_REQUESTS": 24,
+    "QUEUE_TIMEOUT_S": QUEUE_TIMEOUT_S,
+}
+# Batches are computed in other shapes than single requests, and 8 bits are too few to hide the difference.
+EXACT = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+SUBJECTS = ["apples", "bees", "chess", "gold", "Greece", "jazz", "maps", "Mars"]
+SUBJECTS += ["opera", "Paris", "rain", "Rome", "salt", "tea", "trains", "wolves"]
+PROMPTS = [f"Say {n} words about {subject}." for subject in SUBJECTS for n in ("three", "seven", "nine", "forty")]
+
+
+@pytest.mark.parametrize("servable", ["stream", "unary"])
+def test_each_client_gets_its_own_answer_or_is_told_to_come_back(serving, servable, scale, report):
+    """With Optimum's engine, whose answers are the same whatever else runs."""
+    overload(serving, servable, "optimum", SETTINGS, scale, report)
+
+
+def test_continuous_batching_mixes_nothing_up(serving, scale, report):
+    settings = SETTINGS | {"OV_CONFIG": json.dumps(EXACT), "MAX_QUEUED_REQUESTS": 0}
+    overload(serving, "stream", "genai", settings, scale, report)
+
+
+def overload(serving, servable: str, engine: str, settings: dict, scale, report) -> None:
+    ask = clients.stream if servable == "stream" else clients.unary
+    title = f"{engine}, {servable}: answers asked for by {CLIENTS} clients at once"
+    with report.row(title) as row, serving(servable, ENGINE=engine, **settings) as server:
+        alone = [ask(server.grpc_url, prompt) for prompt in PROMPTS]
+        assert len({answer.text for answer in alone}) > CLIENTS / 2  # or nothing could be seen to be mixed up
+        turned_away = 0
+        with health_watched(server) as slowest, ThreadPoolExecutor(CLIENTS) as pool:
+            for _ in range(scale.overloads):
+                answers = list(pool.map(partial(at_once, threading.Barrier(CLIENTS), ask, server), PROMPTS))
+                for prompt, expected, answer in zip(PROMPTS, alone, answers, strict=True):
+                    row.done += 1
+                    if answer.error is None and answer.text != expected.text:
+                        row.lost.append(f"{prompt!r}: {answer.text!r} instead of {expected.text!r}")
+                    elif answer.error is not None and "busy: " not in answer.error:
+                        row.lost.append(f"{prompt!r}: {answer.error}")
+                    elif answer.error is not None and answer.seconds > QUEUE_TIMEOUT_S + 5:
+                        row.lost.append(f"{prompt!r}: told that it is busy after {answer.seconds:.1f} s")
+                    turned_away += answer.error is not None
+        # Half of them and more find neither a place nor room in the queue, unless others were done before they came.
+        assert 0 < turned_away < row.done
+        assert slowest() < 1
+        row.measured = f"{turned_away} told that the server is busy; slowest health check {slowest():.3f} s"
+
+
+def at_once(together: threading.Barrier, ask, server: RunningServer, prompt: str) -> clients.Answer:
+    together.wait()
+    return ask(server.grpc_url, prompt)
+
+
+@contextmanager
+def health_watched(server: RunningServer) -> Iterator:
+    """Ask for the server's health over both protocols, over and over; a function with the slowest answer in seconds."""
+    over = threading.Event()
+    seconds = [0.0]
+
+    def watch() -> None:
+        with InferenceServerClient(server.grpc_url) as client:
+            while not over.is_set():
+                started = time.monotonic()
+                assert client.is_server_live(client_timeout=30)
+                between = time.monotonic()
+                with urllib.request.urlopen(f"{server.rest_url}/v2/health/ready", timeout=30) as response:
+                    assert response.status == 200
+                seconds[0] = max(seconds[0], between - started, time.monotonic() - between)
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield lambda: seconds[0]
+        finally:
+            over.set()
+            watching.result()

@@ -1,0 +1,37 @@
+"""What a server process looks like from outside."""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+
+import psutil
+
+from ovms_local.testing import RunningServer
+
+_GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
+
+
+def until(condition: Callable[[], object], timeout_s: float = 60) -> float:
+    """Wait for a condition that nothing announces; the seconds it took. TimeoutError where it does not come true."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > timeout_s:
+            raise TimeoutError(f"still not so after {timeout_s} s")
+        threading.Event().wait(0.005)
+    return time.monotonic() - started
+
+
+def generated(server: RunningServer) -> list[int]:
+    """Tokens of each generation that has ended, from the server's log, in order."""
+    return [int(count) for count in _GENERATED.findall(server.log)]
+
+
+def resident_mb(server: RunningServer) -> float:
+    """Memory that the server holds now, in MB."""
+    return psutil.Process(server.process.pid).memory_info().rss / 1e6
+
+
+def threads(server: RunningServer) -> int:
+    """Threads that the server has now."""
+    return psutil.Process(server.process.pid).num_threads()
