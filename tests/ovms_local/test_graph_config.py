@@ -1,0 +1,184 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ovms_local
+from ovms_local.graph_config import GraphConfigError, Stream, read_graph_config
+
+HERE = Path(__file__).parent
+HANDLER = "[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: 'model.py' }"
+REGULAR = f"""
+input_stream: "OVMS_PY_TENSOR:in"
+output_stream: "OVMS_PY_TENSOR:out"
+node {{
+  name: "node"
+  calculator: "PythonExecutorCalculator"
+  input_side_packet: "PYTHON_NODE_RESOURCES:py"
+  input_stream: "IN:in"
+  output_stream: "OUT:out"
+  node_options: {{ {HANDLER} }}
+}}
+"""
+SYNC_SET = """
+  input_stream_handler {
+    input_stream_handler: "SyncSetInputStreamHandler",
+    options { [mediapipe.SyncSetInputStreamHandlerOptions.ext] { sync_set { tag_index: "LOOPBACK:0" } } }
+  }
+"""
+BACK_EDGE = "input_stream_info: { tag_index: 'LOOPBACK:0', back_edge: true }"
+CYCLE = REGULAR.replace(
+    'output_stream: "OUT:out"\n  node_options',
+    'output_stream: "OUT:out"\n  input_stream: "LOOPBACK:loop"\n  output_stream: "LOOPBACK:loop"\n'
+    f"  {BACK_EDGE}{SYNC_SET}  node_options",
+)
+
+
+@pytest.fixture
+def parse(tmp_path):
+    def parse_text(text):
+        path = tmp_path / "graph.pbtxt"
+        path.write_text(text)
+        return read_graph_config(path)
+
+    return parse_text
+
+
+def test_a_regular_graph(parse):
+    config = parse(REGULAR)
+    [node] = config.nodes
+    assert (config.inputs, config.outputs) == (("in",), ("out",))
+    assert (node.name, node.handler_path, node.has_loopback) == ("node", "model.py", False)
+    assert (node.inputs, node.outputs) == ((Stream("IN", "in"),), (Stream("OUT", "out"),))
+    assert (node.sync_sets, node.immediate) == (((0,),), False)
+
+
+def test_a_cycle(parse):
+    [node] = parse(CYCLE).nodes
+    assert node.has_loopback
+    assert node.inputs == (Stream("IN", "in"), Stream("LOOPBACK", "loop"))
+    assert node.sync_sets == ((1,), (0,))  # streams in no set form one more
+
+
+@pytest.mark.parametrize("text", ["in", "TAG:in", "TAG:0:in", "TAG_2:17:in"])
+def test_ways_to_write_a_stream(parse, text):
+    [node] = parse(REGULAR.replace('"IN:in"', f'"{text}"')).nodes
+    assert node.inputs[0].name == "in"
+
+
+def test_options_in_the_older_field(parse):
+    options = "options { [mediapipe.PythonExecutorCalculatorOptions.ext] { handler_path: 'other.py' } }"
+    [node] = parse(REGULAR.replace(f"node_options: {{ {HANDLER} }}", options)).nodes
+    assert node.handler_path == "other.py"
+
+
+def test_handlers(parse):
+    [node] = parse(
+        CYCLE.replace(SYNC_SET, 'input_stream_handler { input_stream_handler: "ImmediateInputStreamHandler" }')
+    ).nodes
+    assert (node.sync_sets, node.immediate) == (((0,), (1,)), True)
+    [node] = parse(CYCLE.replace(SYNC_SET, "")).nodes
+    assert (node.sync_sets, node.immediate) == (((0, 1),), False)
+    of_graph = 'input_stream_handler { input_stream_handler: "ImmediateInputStreamHandler" }'
+    assert parse(REGULAR + of_graph).nodes[0].immediate
+
+
+def test_nodes_come_after_their_sources(parse):
+    first = REGULAR.replace('"OUT:out"', '"OUT:middle"').replace('"node"', '"first"')
+    second = REGULAR.partition("node {")[2].replace('"IN:in"', '"IN:middle"').replace('"node"', '"second"')
+    head, _, rest = first.partition("node {")
+    config = parse(head + "node {" + second + "node {" + rest)
+    assert [node.name for node in config.nodes] == ["first", "second"]
+
+
+REFUSED = [
+    (lambda g: "", "no nodes"),
+    (lambda g: "node {", "Expected"),
+    (lambda g: g.replace("calculator:", "calculater:"), 'has no field named "calculater"'),
+    (lambda g: g.replace("PythonExecutorCalculator\"", "HttpLLMCalculator\""), "calculator 'HttpLLMCalculator'"),
+    (lambda g: g.replace('  name: "node"\n', ""), "has no name"),
+    (lambda g: g + "node {" + g.partition("node {")[2].replace('"OUT:out"', '"OUT:x"'), "'node' is used twice"),
+    (lambda g: g.replace('  input_side_packet: "PYTHON_NODE_RESOURCES:py"\n', ""), "input_side_packet"),
+    (lambda g: g.replace(f"node_options: {{ {HANDLER} }}", ""), "no node_options"),
+    (lambda g: g.replace("handler_path: 'model.py'", ""), "handler_path"),
+    (lambda g: g.replace('"OVMS_PY_TENSOR:in"', '"TENSOR:in"'), "the tag 'TENSOR' is not supported"),
+    (lambda g: g.replace('"OVMS_PY_TENSOR:in"', '"in"'), "the tag '' is not supported"),
+    (lambda g: 'input_stream: "OVMS_PY_TENSOR:two"\n' + g, "the tag 'OVMS_PY_TENSOR' twice"),
+    (lambda g: g.replace('"IN:in"', '"IN:in"\n  input_stream: "IN:1:in"'), "the tag 'IN' twice"),
+    (lambda g: g.replace('"IN:in"', '"IN:nowhere"'), "'nowhere' has no source"),
+    (lambda g: g.replace('"OVMS_PY_TENSOR:out"', '"OVMS_PY_TENSOR:nowhere"'), "'nowhere' has no source"),
+    (lambda g: g.replace('"OUT:out"', '"OUT:in"'), "'in' has two sources"),
+    (lambda g: g.replace('"IN:in"', '"in:IN"'), "'in:IN' is no stream"),
+    (lambda g: g.replace('  input_stream: "IN:in"\n', ""), "input_stream of the node 'node' has no streams"),
+    (lambda g: g.replace('  output_stream: "OUT:out"\n', ""), "output_stream of the node 'node' has no streams"),
+    (lambda g: g.replace("node_options", 'input_stream_handler { input_stream_handler: "Barrier" } node_options'), "'Barrier'"),
+    (lambda g: g.replace('"IN:in"', '"IN:out"'), "form a cycle without a back_edge"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "text"), REFUSED)
+def test_graphs_that_are_refused(parse, change, text):
+    with pytest.raises(GraphConfigError) as caught:
+        parse(change(REGULAR))
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ('  input_stream: "LOOPBACK:loop"\n', "", "LOOPBACK"),
+        ('  output_stream: "LOOPBACK:loop"\n', "", "must be an input and an output"),
+        ('output_stream: "LOOPBACK:loop"', 'output_stream: "LOOPBACK:other"', "with one name"),
+        (BACK_EDGE, "", "back_edge: true"),
+        ("back_edge: true", "back_edge: false", "back_edge: true"),
+        ("'LOOPBACK:0'", "'LOOPBACK:1'", "'LOOPBACK:1', which is no input"),
+        ("'LOOPBACK:0'", "'OTHER:0'", "'OTHER:0', which is no input"),
+        ("'LOOPBACK:0'", "'IN:0'", "back_edge: true"),
+        ('"LOOPBACK:0"', '"LOOPBACK:1"', "names what is no input"),
+        ('"LOOPBACK:0"', '"OTHER:0"', "names what is no input"),
+        ('tag_index: "LOOPBACK:0"', "", "names what is no input"),
+        ('sync_set {', 'sync_set { tag_index: "LOOPBACK:0" } sync_set {', "in two sync_sets"),
+    ],
+)  # fmt: skip
+def test_cycles_that_are_refused(parse, old, new, text):
+    assert old in CYCLE
+    with pytest.raises(GraphConfigError) as caught:
+        parse(CYCLE.replace(old, new))
+    assert text in str(caught.value)
+
+
+def test_errors_of_the_text_format_have_line_and_column(parse):
+    with pytest.raises(GraphConfigError, match=r"graph.pbtxt: 3:3 : .*nonsense"):
+        parse('node {\n  name: "x"\n  nonsense: 1\n}')
+
+
+def test_options_of_other_calculators_do_not_hide_which_calculator_it_is(parse):
+    text = 'node { calculator: "HttpLLMCalculator" node_options { [type.googleapis.com/x.LLMOptions]: { a: 1 } } }'
+    with pytest.raises(GraphConfigError, match="calculator 'HttpLLMCalculator' is not supported"):
+        parse(text)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "binary.pbtxt").write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "nowhere.pbtxt", tmp_path, tmp_path / "binary.pbtxt"):
+        with pytest.raises(GraphConfigError, match="can't read the graph"):
+            read_graph_config(path)
+
+
+def test_the_compiled_descriptor_is_that_of_the_proto(tmp_path):
+    pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the .proto")
+    source = Path(ovms_local.__file__).parent
+    shutil.copy(source / "mediapipe_graph.proto", tmp_path)
+    compiled = tmp_path / "compiled.desc"
+    arguments = [f"--proto_path={tmp_path}", "--include_imports", f"--descriptor_set_out={compiled}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *arguments, str(tmp_path / "mediapipe_graph.proto")]
+    subprocess.run(command, check=True)
+    assert compiled.read_bytes() == (source / "mediapipe_graph.desc").read_bytes()
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "servable").glob("*.pbtxt")), ids=lambda path: path.name)
+def test_the_graphs_of_the_tests_are_fine(path):
+    assert read_graph_config(path).nodes

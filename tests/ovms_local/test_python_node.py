@@ -1,0 +1,93 @@
+import itertools
+import sys
+
+import pytest
+
+from ovms_local.graph_config import NodeConfig, Stream
+from ovms_local.python_node import NodeLoadError, PythonNode
+
+NAMES = itertools.count()
+FINE = "class OvmsPythonModel:\n    def execute(self, inputs): return []\n"
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make_node(code, name=None, folder=tmp_path):
+        folder.mkdir(exist_ok=True)
+        handler = folder / (name or f"handler_of_test_python_node_{next(NAMES)}.py")
+        handler.write_text(code)
+        config = NodeConfig(
+            "my_node", handler.name, (Stream("A", "in"), Stream("LOOPBACK", "loop")), (Stream("OUT", "out"),), ((0, 1),),
+            immediate=False,
+        )  # fmt: skip
+        return PythonNode(config, folder)
+
+    return make_node
+
+
+def test_initialize_gets_its_arguments(make, tmp_path, capsys):
+    make(FINE + "    def initialize(self, kwargs): print(sorted(kwargs.items()))")
+    assert capsys.readouterr().out.strip() == str(
+        [
+            ("base_path", str(tmp_path)),
+            ("input_names", ["in", "loop"]),
+            ("node_name", "my_node"),
+            ("output_names", ["out"]),
+        ]
+    )
+
+
+def test_what_initialize_returns_is_ignored(make):
+    assert make(FINE + "    def initialize(self, kwargs): return False").execute([]) == []
+
+
+def test_initialize_and_finalize_are_optional(make):
+    make(FINE).finalize()
+
+
+def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog):
+    make(FINE + "    def finalize(self): raise OSError('gone')").finalize()
+    assert "finalize failed: OSError: gone" in caplog.text
+
+
+def test_the_handler_has_a_folder_of_its_own(make, tmp_path):
+    node = make(FINE, folder=tmp_path / "deep")
+    assert node.execute([]) == []
+    assert sys.path[-1] == str(tmp_path / "deep")  # appended, so that it hides no other module
+
+
+def test_two_nodes_of_one_handler_have_an_object_each(make):
+    code = "class OvmsPythonModel:\n    def execute(self, inputs):\n        self.n = getattr(self, 'n', 0) + 1\n        1 / (2 - self.n)\n        return []\n"
+    first, second = make(code, "shared_handler_of_test.py"), make(code, "shared_handler_of_test.py")
+    assert first.execute([]) == second.execute([]) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("", "no class OvmsPythonModel"),
+        ("class OvmsPythonModel: pass", "no method execute"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def", "SyntaxError"),
+        ("class OvmsPythonModel:\n    def __init__(self): raise KeyError('x')", "KeyError"),
+        (FINE + "    def initialize(self, kwargs): raise ValueError('bad model')", "ValueError: bad model"),
+        (FINE + "    def initialize(self): pass", "TypeError"),
+    ],
+)
+def test_what_cannot_be_loaded(make, code, text):
+    with pytest.raises(NodeLoadError, match=text):
+        make(code)
+
+
+def test_a_handler_that_is_not_there(tmp_path):
+    config = NodeConfig("n", "nowhere.py", (Stream("A", "in"),), (Stream("OUT", "out"),), ((0,),), immediate=False)
+    with pytest.raises(NodeLoadError, match=r"nowhere.py does not exist"):
+        PythonNode(config, tmp_path)
+
+
+def test_a_name_that_is_taken_is_refused(make, tmp_path):
+    make(FINE, "taken_handler_of_test.py", tmp_path / "one")
+    with pytest.raises(NodeLoadError, match="the name 'taken_handler_of_test' is taken by"):
+        make(FINE, "taken_handler_of_test.py", tmp_path / "two")
+    with pytest.raises(NodeLoadError, match="the name 'json' is taken by"):
+        make(FINE, "json.py")
