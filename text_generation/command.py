@@ -44,8 +44,9 @@ def _fail(message: str) -> None:
 def _quiet_libraries() -> None:
     """Keep the console for the command: the libraries' warnings here concern their developers."""
     warnings.simplefilter("ignore")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("huggingface_hub", "nncf", "openvino", "optimum", "torch"):
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("nncf", "openvino", "optimum", "torch"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
         # nncf sets its own level when it is imported

@@ -39,7 +39,7 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
     one copy of them. Raises CheckpointError if the checkpoint cannot be exported and MachineError if the machine is
     too small.
     """
-    if checkpoint.is_dir():
+    if checkpoint.suffix != ".gguf":
         read_config(checkpoint)
     size = 4 * parameter_count(checkpoint)
     require_disk([(folder, size)])
@@ -62,13 +62,13 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
 
 
 def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    if checkpoint.is_dir():
-        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    return gguf_tokenizer.from_gguf(checkpoint)
+    if checkpoint.suffix == ".gguf":
+        return gguf_tokenizer.from_gguf(checkpoint)
+    return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
 
 
 def _load_model(checkpoint: Path) -> PreTrainedModel:
-    if not checkpoint.is_dir():
+    if checkpoint.suffix == ".gguf":
         return AutoModelForCausalLM.from_pretrained(
             checkpoint.parent, gguf_file=checkpoint.name, dtype=torch.float32, local_files_only=True
         )

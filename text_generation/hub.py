@@ -20,8 +20,15 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from text_generation.checkpoint import BYTES_PER_DTYPE, Checkpoint, CheckpointError, first_line, read_config
-from text_generation.machine import require_disk
+from text_generation.checkpoint import (
+    BYTES_PER_DTYPE,
+    Checkpoint,
+    CheckpointError,
+    first_line,
+    parameter_count,
+    read_config,
+)
+from text_generation.machine import is_failed_write, require_disk
 
 # Data only: no Python files, no pickled weights, nothing from subfolders.
 ALLOWED_FILES = [
@@ -64,10 +71,13 @@ def download(repository: str, revision: str, destination: Path) -> Checkpoint:
             for file in plan:  # in this thread, so that an interrupt ends it at once
                 path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
             folder = path.parent
-    except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError, RuntimeError) as error:
+        if is_failed_write(error):
+            raise
         raise CheckpointError(_explain(error, repository, revision)) from error
     for path in sorted(folder.iterdir()):
         _verify(path)
+    parameter_count(folder)
     return Checkpoint(folder, f"{repository}@{folder.name}")
 
 
@@ -87,7 +97,8 @@ def _explain(error: Exception, repository: str, revision: str) -> str:
             return f"{repository} has no revision {revision!r}: see {address}/commits for those it has"
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{repository} is not in the cache ({constants.HF_HUB_CACHE}): unset HF_HUB_OFFLINE to download it"
-        case LocalEntryNotFoundError() | httpx.TransportError():
+        # RuntimeError: huggingface_hub 1.21 retries a refused connection on a client that it has closed
+        case LocalEntryNotFoundError() | httpx.TransportError() | RuntimeError():
             return f"{constants.ENDPOINT} cannot be reached or broke off: check the network, then run this again"
         case EntryNotFoundError():
             return f"{repository} lacks a file that is needed ({first_line(error)}): use another revision"

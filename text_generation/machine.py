@@ -9,7 +9,7 @@ import psutil
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-class MachineError(RuntimeError):
+class MachineError(Exception):
     """The machine lacks disk or memory for the task; the message is one line with both numbers."""
 
 

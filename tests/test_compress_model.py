@@ -1,0 +1,185 @@
+"""compress_model.py as its users run it: as a process, on the real model and on a small one."""
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from text_generation import model_folder
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "compress_model.py"
+NAME = "llama-2-chat-7b"  # the name that the small model goes by
+SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--model", NAME, "--source", str(small_checkpoint), "--output-dir", str(folder)]
+    subprocess.run([sys.executable, str(ROOT / "download_model.py"), *arguments], check=True)
+    return folder / NAME
+
+
+@pytest.fixture
+def place(small_model: Path, tmp_path: Path) -> Path:
+    """A folder to work in, with the small model in it."""
+    shutil.copytree(small_model, tmp_path / NAME)
+    return tmp_path
+
+
+def compress(place: Path, *arguments: str, timeout: float = 250, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPT), "--model", NAME, *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=timeout, **options)
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess, *parts: str) -> None:
+    assert done.returncode == 1, done
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for part in ("error: ", *parts):
+        assert part in done.stderr
+
+
+def names(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir())
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def table(output: str) -> dict[str, list[str]]:
+    """The rows of the table: folder -> size, unit, perplexity, ratio, seconds."""
+    rows = output[output.index("Folder") :].split("\n\n")[0].splitlines()[1:]
+    return {row.split()[0]: row.split()[1:] for row in rows}
+
+
+@pytest.mark.timeout(900)  # a minute on a quiet machine
+def test_quality_of_the_real_model(fp32_model: Path, tmp_path: Path) -> None:
+    name = fp32_model.name
+    shutil.copytree(fp32_model, tmp_path / name, copy_function=os.link)
+    command = [sys.executable, str(SCRIPT), "--model", name, "--precision", "INT8", "INT4", "--calibrate"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert list(rows) == [name, name + SUFFIXES["INT8"], name + SUFFIXES["INT4"]]
+    assert float(rows[name][3]) == 1
+    assert float(rows[name + SUFFIXES["INT8"]][3]) < 1.015
+    assert float(rows[name + SUFFIXES["INT4"]][3]) < 1.15
+    fp32, int8, int4 = (float(size) for size, *_ in rows.values())
+    assert fp32 / 4.5 < int8 < fp32 / 3.5
+    assert int4 < fp32 / 5
+    for folder in tmp_path.iterdir():
+        model_folder.check(folder)
+
+
+def test_makes_what_is_missing(place: Path) -> None:
+    done = compress(place, "--precision", "FP16")
+    assert done.returncode == 0, done.stderr
+    assert names(place) == [NAME, NAME + "_FP16"]
+    first = hashes(place / (NAME + "_FP16"))
+
+    done = compress(place)
+    assert done.returncode == 0, done.stderr
+    assert f"{NAME}_FP16 is kept" in done.stdout
+    assert list(table(done.stdout)) == [NAME, *(NAME + suffix for suffix in SUFFIXES.values())]
+    assert hashes(place / (NAME + "_FP16")) == first
+    original = model_folder.check(place / NAME)
+    for precision, suffix in SUFFIXES.items():
+        info = model_folder.check(place / (NAME + suffix))
+        assert (info.model, info.precision, info.source) == (NAME, precision, original.source)
+        assert info.packages["nncf"]
+    # The recipe of the name, with groups that fit the small model's width.
+    ir = (place / (NAME + SUFFIXES["INT4"]) / "openvino_model.xml").read_text()
+    assert re.search(r'<mode value="int4_sym" ?/>', ir)
+    assert re.search(r'<group_size value="64" ?/>', ir)
+    assert re.search(r'<ratio value="0.8" ?/>', ir)
+
+    assert_one_line_error(compress(place), f"{NAME}_FP16 exists and is complete", "--force")
+    assert names(place) == sorted([NAME, *(NAME + suffix for suffix in SUFFIXES.values())])
+
+
+def test_no_model(tmp_path: Path) -> None:
+    assert_one_line_error(compress(tmp_path), f"download_model.py --model {NAME}")
+    assert names(tmp_path) == []
+
+
+def test_truncated_model(place: Path) -> None:
+    weights = place / NAME / "openvino_model.bin"
+    os.truncate(weights, weights.stat().st_size - 1)
+    assert_one_line_error(compress(place), "openvino_model.bin")
+    assert names(place) == [NAME]
+
+
+def test_damaged_model(place: Path) -> None:
+    ir = place / NAME / "openvino_model.xml"
+    content = ir.read_bytes()
+    ir.write_bytes(content[:1000] + bytes(len(content) - 1000))
+    assert_one_line_error(compress(place, "--precision", "FP16"), "openvino_model.xml is damaged")
+    assert names(place) == [NAME]
+
+
+def test_broken_folder_is_not_taken_for_a_finished_one(place: Path) -> None:
+    (place / (NAME + "_FP16")).mkdir()
+    done = compress(place, "--precision", "FP16", "INT8")
+    assert_one_line_error(done, f"{NAME}_FP16 exists but is no whole model", "--force")
+
+
+def test_disk_full(place: Path) -> None:
+    limit = 100_000  # bytes that a file may have: less than the weights
+    done = compress(
+        place,
+        "--precision",
+        "FP16",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert_one_line_error(done, "disk is full")
+    assert names(place) == [NAME]
+
+
+def test_perplexity_that_does_not_fit_is_left_out(place: Path) -> None:
+    (place / NAME / model_folder.MODEL_INFO).unlink()
+    # Weights with a hole behind them, as large as the machine's memory.
+    os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
+    done = compress(place, "--precision", "INT8")
+    assert done.returncode == 0, done.stderr
+    assert f"The perplexity of {NAME} is left out: it takes" in done.stdout
+    rows = table(done.stdout)
+    assert rows[NAME][2:4] == ["-", "-"]
+    assert float(rows[NAME + SUFFIXES["INT8"]][2]) > 1
+
+
+def test_killed(place: Path) -> None:
+    """SIGKILL at random moments (KILLS of them): never a broken folder, and the next run makes the same ones."""
+    started = time.monotonic()
+    assert compress(place).returncode == 0
+    duration = time.monotonic() - started
+    undisturbed = {name: hashes(place / name) for name in names(place)}
+    for _ in range(int(os.environ.get("KILLS", "2"))):
+        for suffix in random.sample(sorted(SUFFIXES.values()), 2):
+            shutil.rmtree(place / (NAME + suffix), ignore_errors=True)
+        # Imports come first and the perplexities last; the folders are written in between.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # which run() answers with SIGKILL
+            compress(place, timeout=duration * random.uniform(0.3, 0.9))
+        for name in names(place):
+            if not name.startswith("."):
+                assert hashes(place / name) == undisturbed[name]
+    compress(place)
+    assert {name: hashes(place / name) for name in names(place)} == undisturbed
+
+
+@pytest.mark.parametrize("arguments", [["--precision", "INT3"], ["--calibrate", "--precision", "INT8"]])
+def test_wrong_arguments(tmp_path: Path, arguments: list[str]) -> None:
+    assert compress(tmp_path, *arguments).returncode == 2

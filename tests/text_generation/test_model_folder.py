@@ -1,0 +1,189 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from text_generation import model_folder
+from text_generation.model_folder import ModelFolderError
+
+WEIGHTS = b"\1" * 1000
+XML = b'<const offset="0" size="400"/><const element_type="f32" offset="400" shape="150" size="600"/>'
+
+
+def write_model(folder: Path, weights: bytes = WEIGHTS) -> None:
+    for name in model_folder.NEEDED_FILES:
+        (folder / name).write_bytes(b"{}")
+    (folder / "openvino_model.xml").write_bytes(XML)
+    (folder / "openvino_model.bin").write_bytes(weights)
+    model_folder.write_info(folder, model="m", precision="FP32", source="here", packages={"openvino": "1"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    path.mkdir()
+    write_model(path)
+    return path
+
+
+def alone(folder: Path) -> bool:
+    return [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_info_is_what_was_written(folder: Path) -> None:
+    info = model_folder.check(folder)
+    assert (info.model, info.precision, info.source, info.packages) == ("m", "FP32", "here", {"openvino": "1"})
+    assert info.files == {name: (folder / name).stat().st_size for name in model_folder.NEEDED_FILES}
+
+
+def test_folder_of_another_exporter_has_no_info(folder: Path) -> None:
+    (folder / model_folder.MODEL_INFO).unlink()
+    assert model_folder.check(folder) is None
+
+
+@pytest.mark.parametrize("with_info", [True, False])
+@pytest.mark.parametrize("name", model_folder.NEEDED_FILES)
+def test_missing_and_empty_files_are_named(folder: Path, name: str, with_info: bool) -> None:
+    if not with_info:
+        (folder / model_folder.MODEL_INFO).unlink()
+    os.truncate(folder / name, 0)
+    with pytest.raises(ModelFolderError, match=f"{name} has 0 bytes instead of"):
+        model_folder.check(folder)
+    (folder / name).unlink()
+    with pytest.raises(ModelFolderError, match=f"{name} is missing: copy or make"):
+        model_folder.check(folder)
+
+
+@pytest.mark.parametrize("with_info", [True, False])
+def test_truncated_weights_are_found(folder: Path, with_info: bool) -> None:
+    if not with_info:
+        (folder / model_folder.MODEL_INFO).unlink()
+    os.truncate(folder / "openvino_model.bin", 999)
+    with pytest.raises(ModelFolderError, match=r"openvino_model.bin (has 999 bytes instead of 1,000|is truncated)"):
+        model_folder.check(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model": "m"}', '{"files": 3}', "\0"])
+def test_damaged_info_is_named(folder: Path, text: str) -> None:
+    (folder / model_folder.MODEL_INFO).write_text(text)
+    with pytest.raises(ModelFolderError, match=r"model_info.json is damaged"):
+        model_folder.check(folder)
+
+
+def test_wrong_types_in_the_info_are_damage(folder: Path) -> None:
+    path = folder / model_folder.MODEL_INFO
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": ["openvino_model.bin"]}))
+    with pytest.raises(ModelFolderError, match=r"model_info.json is damaged"):
+        model_folder.read(folder)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="is not a folder"):
+        model_folder.check(tmp_path / "nothing")
+
+
+def test_staged_folder_appears_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "model"
+    with model_folder.staged(target) as new:
+        write_model(new)
+        assert not target.exists()
+        assert new.parent.name == ".model.partial"
+    assert model_folder.is_complete(target)
+    assert alone(target)
+
+
+def test_existing_folder_is_kept(folder: Path) -> None:
+    with pytest.raises(ModelFolderError, match="exists and is complete; --force"), model_folder.staged(folder):
+        pytest.fail("nothing may be started")
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelFolderError, match=r"no whole model .*config.json.*--force"), model_folder.staged(folder):
+        pytest.fail("nothing may be started")
+    assert alone(folder)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_failure_leaves_the_old_and_nothing_else(folder: Path, error: type[BaseException]) -> None:
+    def fail() -> None:
+        with model_folder.staged(folder, replace=True) as new:
+            write_model(new, b"\2" * 1000)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert (folder / "openvino_model.bin").read_bytes() == WEIGHTS
+    assert alone(folder)
+
+
+def test_incomplete_work_is_not_accepted(folder: Path) -> None:
+    def forget_a_file() -> None:
+        with model_folder.staged(folder, replace=True) as new:
+            write_model(new)
+            (new / "tokenizer.json").unlink()
+
+    with pytest.raises(ModelFolderError, match=r"tokenizer.json is missing"):
+        forget_a_file()
+    assert model_folder.is_complete(folder)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with model_folder.staged(target) as new:
+        write_model(new)
+        with pytest.raises(ModelFolderError, match="another run"), model_folder.staged(target):
+            pytest.fail("two runs write one folder")
+    assert model_folder.is_complete(target)
+
+
+KILLED = """
+import os, pathlib, signal, sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from test_model_folder import write_model
+from text_generation import model_folder
+
+moment, countdown, rename = {moment!r}, int({moment!r}[-1]), pathlib.Path.rename
+
+def counted(*arguments):
+    global countdown
+    if moment.startswith("before rename"):
+        countdown -= 1
+        if not countdown:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return rename(*arguments)
+
+pathlib.Path.rename = counted
+with model_folder.staged(pathlib.Path({target!r}), replace=True) as new:
+    if moment == "in the work 1":
+        (new / "openvino_model.bin").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_model(new, bytes([2]) * 1000)
+"""
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("moment", ["in the work 1", "before rename 1", "before rename 2"])
+def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists: bool) -> None:
+    if not exists:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+    program = KILLED.format(moment=moment, target=str(folder), tests=str(Path(__file__).parent), root=str(Path.cwd()))
+    died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if moment == "before rename 2" and not exists:
+        assert died.returncode == 0, died.stderr  # there is only one rename
+    else:
+        assert died.returncode == -signal.SIGKILL, died.stderr
+    if exists and moment != "before rename 2":
+        assert (folder / "openvino_model.bin").read_bytes() == WEIGHTS
+
+    # The next run, even one that fails, finds the old model again and leaves nothing behind.
+    with pytest.raises(ZeroDivisionError), model_folder.staged(folder, replace=True):
+        raise ZeroDivisionError
+    assert folder.exists() == (exists or moment == "before rename 2")
+    with model_folder.staged(folder, replace=True) as new:
+        write_model(new, b"\3" * 1000)
+    assert (folder / "openvino_model.bin").read_bytes() == b"\3" * 1000
+    assert alone(folder)
