@@ -1,20 +1,22 @@
 """KServe v2 over gRPC: each method decodes, calls the data plane and encodes."""
-# ruff: noqa: ARG002, N802 - the names and signatures are those of the service
+# ruff: noqa: ARG002 - the signatures are gRPC's
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local import grpc_codec
 from ovms_local.errors import InvalidRequest, ServingError
 from ovms_local.kserve import DataPlane, InferRequest, InferStream
 from ovms_local.version import SERVER_NAME, server_version
+
+_log = logging.getLogger(__name__)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 1 << 30),
@@ -33,58 +35,74 @@ _OPTIONS = (
 _LARGE = 1 << 18
 
 
-class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
+class GrpcService:
     """The methods of inference.GRPCInferenceService."""
 
     def __init__(self, data_plane: DataPlane, workers: Executor) -> None:
         self._data_plane = data_plane
         self._workers = workers
 
-    async def ServerLive(self, request, context):
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What gRPC needs to call the methods."""
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        methods = {
+            "ServerLive": (unary, self._server_live, pb.ServerLiveRequest),
+            "ServerReady": (unary, self._server_ready, pb.ServerReadyRequest),
+            "ModelReady": (unary, self._model_ready, pb.ModelReadyRequest),
+            "ServerMetadata": (unary, self._server_metadata, pb.ServerMetadataRequest),
+            "ModelMetadata": (unary, self._model_metadata, pb.ModelMetadataRequest),
+            "ModelInfer": (unary, self._model_infer, pb.ModelInferRequest),
+            "ModelStreamInfer": (stream, self._model_stream_infer, pb.ModelInferRequest),
+        }
+        handlers = {
+            name: kind(_told(method), functools.partial(_parse, request), _serialize)
+            for name, (kind, method, request) in methods.items()
+        }
+        return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
+
+    async def _server_live(self, request, context):
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, request, context):
+    async def _server_ready(self, request, context):
         return pb.ServerReadyResponse(ready=self._data_plane.ready)
 
-    async def ModelReady(self, request, context):
-        async with _status(context):
-            return pb.ModelReadyResponse(ready=self._data_plane.model_ready(request.name))
+    async def _model_ready(self, request, context):
+        return pb.ModelReadyResponse(ready=self._data_plane.model_ready(_valid(request).name))
 
-    async def ServerMetadata(self, request, context):
+    async def _server_metadata(self, request, context):
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=server_version())
 
-    async def ModelMetadata(self, request, context):
-        async with _status(context):
-            return grpc_codec.encode_metadata(self._data_plane.metadata(request.name))
+    async def _model_metadata(self, request, context):
+        return grpc_codec.encode_metadata(self._data_plane.metadata(_valid(request).name))
 
-    async def ModelInfer(self, request, context):
-        async with _status(context):
-            return await asyncio.get_running_loop().run_in_executor(self._workers, self._infer, request)
+    async def _model_infer(self, request, context):
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._infer, _valid(request))
 
-    async def ModelStreamInfer(self, requests, context):
-        async with _status(context):
-            first = await context.read()
-            if first is grpc.aio.EOF:
-                raise InvalidRequest("The stream was closed before its first request")
-            stream = self._data_plane.open_stream(first.model_name)
-            reader = asyncio.create_task(self._read(context, first, stream))
-            try:
-                async for output in stream:
-                    await context.write(grpc_codec.encode_stream_response(output))
-            finally:
-                reader.cancel()
-                stream.cancel()
+    async def _model_stream_infer(self, requests, context):
+        first = await context.read()
+        if first is grpc.aio.EOF:
+            raise InvalidRequest("The stream was closed before its first request")
+        stream = self._data_plane.open_stream(_valid(first).model_name)
+        reader = asyncio.create_task(self._read(context, first, stream))
+        try:
+            async for output in stream:
+                await context.write(grpc_codec.encode_stream_response(output))
+        finally:
+            reader.cancel()
+            stream.cancel()
 
     def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         decode = functools.partial(grpc_codec.decode_request, request)
         return grpc_codec.encode_response(self._data_plane.infer(request.model_name, "gRPC", decode))
 
-    async def _read(self, context, request: pb.ModelInferRequest, stream: InferStream) -> None:
+    async def _read(
+        self, context: grpc.aio.ServicerContext, request: pb.ModelInferRequest, stream: InferStream
+    ) -> None:
         where = "first request"
         try:
             while request is not grpc.aio.EOF:
                 try:
-                    await stream.send(await self._decode(request))
+                    await stream.send(await self._decode(_valid(request)))
                 except InvalidRequest as error:
                     await stream.report(InvalidRequest(f"{error}; partial deserialization of {where}"))
                 request = await context.read()
@@ -98,18 +116,43 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
         return await asyncio.get_running_loop().run_in_executor(self._workers, grpc_codec.decode_request, request)
 
 
-@contextlib.asynccontextmanager
-async def _status(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+def _parse(message_class: type[Message], data: bytes) -> Message | InvalidRequest:
+    """The message; or, since gRPC has no status for an exception here, the error for the method to raise."""
     try:
-        yield
-    except ServingError as error:
-        await context.abort(error.grpc_code, str(error))
+        return message_class.FromString(data)
+    except DecodeError:
+        return InvalidRequest("The request is no valid protobuf message")
+
+
+def _valid(request: Message | InvalidRequest) -> Message:
+    if isinstance(request, InvalidRequest):
+        raise request
+    return request
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _told(method: Callable) -> Callable:
+    """The method, with its errors told to the client as gRPC wants it."""
+
+    async def call(request, context):
+        try:
+            return await method(request, context)
+        except ServingError as error:
+            await context.abort(error.grpc_code, str(error))
+        except Exception as error:
+            _log.error("%s failed: %s: %s", method.__name__, type(error).__name__, error, exc_info=True)
+            await context.abort(ServingError.grpc_code, "Internal server error")
+
+    return call
 
 
 async def start_grpc_server(data_plane: DataPlane, workers: Executor, target: str) -> grpc.aio.Server:
     """Start to listen on `target`, `address:port`."""
     server = grpc.aio.server(options=_OPTIONS)
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(GrpcService(data_plane, workers), server)
+    server.add_generic_rpc_handlers([GrpcService(data_plane, workers).handler()])
     server.add_insecure_port(target)
     await server.start()
     return server

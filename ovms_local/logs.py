@@ -19,3 +19,6 @@ def set_up_logging(level: str) -> None:
     handler.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("ovms_local").setLevel(level)
+    # They have a traceback for each client that goes away at a wrong moment; errors of ours are logged before.
+    for library in ("grpc", "uvicorn", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from ovms_local.errors import (
 )
 from ovms_local.kserve import DataPlane, InferRequest
 from ovms_local.version import SERVER_NAME, server_version
+
+_log = logging.getLogger(__name__)
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MAX_BODY = 1 << 30
@@ -154,5 +157,6 @@ async def _routing_error(request: Request, error: HTTPException) -> Response:
     return await _error_response(request, WrongMethod() if error.status_code == 405 else UnknownPath())
 
 
-async def _unexpected_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    _log.error("%s failed: %s: %s", request.url.path, type(error).__name__, error, exc_info=error)
     return await _error_response(request, ServingError("Internal server error"))
