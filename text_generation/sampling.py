@@ -48,6 +48,7 @@ class Sampler:
         else:
             self._random.manual_seed(params.seed)
 
+    @torch.inference_mode()
     def __call__(self, history: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Next token ids, int64 [n], from the tokens so far, int64 [n, length], and float logits [n, vocabulary].
 
