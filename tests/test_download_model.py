@@ -78,7 +78,8 @@ class StandInHub:
             if self.stall_weights:
                 self.stalled.set()
                 handler.rfile.read(1)  # until the client goes
-            self.cut_weights -= 1
+            else:
+                self.cut_weights -= 1
             handler.connection.shutdown(socket.SHUT_RDWR)
         else:
             self.send(handler, status, content, headers)
@@ -265,6 +266,19 @@ class TestHubErrors:
         hub.files = {name: content[:8] if name.endswith("tensors") else content for name, content in hub.files.items()}
         done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
         assert_one_line_error(done, "run this again")
+        assert place.names() == []
+
+    def test_killed_download_leaves_nothing_in_the_cache(self, hub: StandInHub, place: Place) -> None:
+        hub.stall_weights = True
+        process = place.start("--model", NAME, HF_ENDPOINT=hub.address)
+        assert hub.stalled.wait(60)
+        process.kill()
+        process.communicate()
+        cache = Path(place.environment["HF_HOME"])
+        assert list(cache.rglob("*.incomplete"))
+        hub.stall_weights, hub.corrupt = False, True  # so that the next run ends before the export
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address), "damaged")
+        assert not list(cache.rglob("*.incomplete"))
         assert place.names() == []
 
     def test_damaged_download(self, hub: StandInHub, place: Place) -> None:

@@ -33,7 +33,7 @@ def run(command: Callable[[], None]) -> None:
         if is_failed_write(error):
             _fail("the disk is full or a quota is reached: make room, then run this again")
         if isinstance(error, OSError):
-            _fail(f"{error.filename}: {error.strerror}: check the path and its permissions")
+            _fail(f"{error}: check the path and its permissions")
         raise
 
 

@@ -1,5 +1,6 @@
 """Checkpoint -> model folder: an OpenVINO IR of a stateful model in FP32, with all that is needed to serve it."""
 
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -54,11 +54,15 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
         model = _load_model(checkpoint)
         with growth(folder / "openvino_model.bin", "Exporting", size):
             export_from_model(model, folder, task=TASK, stateful=True, preprocessors=[tokenizer])
+        if (checkpoint / "generation_config.json").exists():
+            shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
         export_tokenizer(tokenizer, folder, task=TASK)
+        if not (folder / "openvino_detokenizer.bin").exists():  # Optimum leaves it at a line in a log
+            raise ValueError("its tokenizer has no counterpart in OpenVINO")
     except Exception as error:  # three libraries stand behind this, each with errors of its own
         if isinstance(error, MemoryError) or is_failed_write(error):
             raise
-        raise CheckpointError(f"{checkpoint} cannot be exported ({first_line(error)}): fetch it again") from error
+        raise CheckpointError(f"{checkpoint} cannot be exported: {first_line(error)}") from error
 
 
 def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
@@ -82,8 +86,6 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
     )
     if loaded["missing_keys"]:  # these would be random numbers
         raise ValueError(f"it lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
-    if (checkpoint / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(checkpoint, local_files_only=True)
     return model
 
 

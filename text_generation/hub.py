@@ -4,11 +4,13 @@ HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and its other settings are huggin
 https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 """
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
 
 import httpx
+from filelock import FileLock, Timeout
 from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
@@ -19,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from text_generation.checkpoint import (
     BYTES_PER_DTYPE,
@@ -68,6 +71,7 @@ def download(repository: str, revision: str, destination: Path) -> Checkpoint:
             weights = sum(file.file_size for file in plan if file.filename.endswith(".safetensors"))
             missing = sum(file.file_size for file in plan if file.will_download)
             require_disk([(Path(constants.HF_HUB_CACHE), missing), (destination, weights * 4 // itemsize)])
+            _remove_dead_downloads(repository)
             for file in plan:  # in this thread, so that an interrupt ends it at once
                 path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
             folder = path.parent
@@ -106,6 +110,16 @@ def _explain(error: Exception, repository: str, revision: str) -> str:
             return f"{constants.ENDPOINT} refused the token: set HF_TOKEN to a valid one, or unset it"
         case _:
             return f"the download of {repository} failed ({first_line(error)}): run this again"
+
+
+def _remove_dead_downloads(repository: str) -> None:
+    """Remove what killed downloads left in the cache; huggingface_hub 1.21 never resumes them, nor removes them."""
+    cache = Path(constants.HF_HUB_CACHE)
+    name = repo_folder_name(repo_id=repository, repo_type="model")
+    for partial in (cache / name / "blobs").glob("*.incomplete"):
+        lock = cache / ".locks" / name / f"{partial.name.partition('.')[0]}.lock"
+        with contextlib.suppress(Timeout), FileLock(lock, blocking=False):  # or else another run is downloading it
+            partial.unlink(missing_ok=True)
 
 
 def _verify(path: Path) -> None:
