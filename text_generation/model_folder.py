@@ -83,19 +83,12 @@ def check(folder: Path) -> ModelInfo | None:
             raise ModelFolderError(f"{path} is missing: copy or make the folder again") from None
         except OSError as error:
             raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
-        if size == 0 or (expected is not None and size != expected):
+        if size != expected and (expected is not None or size == 0):
             wanted = f"{expected:,}" if expected is not None else "some"
             raise ModelFolderError(f"{path} has {size:,} bytes instead of {wanted}: copy or make the folder again")
-    weights = folder / "openvino_model.bin"
-    if weights.stat().st_size < weight_bytes(folder / "openvino_model.xml"):
-        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
+    if info is None:
+        _check_weights(folder)
     return info
-
-
-def weight_bytes(xml: Path) -> int:
-    """How many bytes of weights an OpenVINO IR refers to."""
-    constants = re.findall(rb'offset="(\d+)"[^>]* size="(\d+)"', xml.read_bytes())
-    return max((int(offset) + int(size) for offset, size in constants), default=0)
 
 
 @contextmanager
@@ -122,6 +115,7 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         new.mkdir()
         yield new
         check(new)
+        _check_weights(new)
         for path in (*new.rglob("*"), new):
             _flush(path)
         try:
@@ -156,6 +150,14 @@ def write_info(folder: Path, *, model: str, precision: str, source: str, package
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))}
     info = ModelInfo(model, precision, source, packages, sizes)
     (folder / MODEL_INFO).write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+
+
+def _check_weights(folder: Path) -> None:
+    """Check that the weights reach as far as the IR refers to them."""
+    ir, weights = folder / "openvino_model.xml", folder / "openvino_model.bin"
+    constants = re.findall(rb'offset="(\d+)"[^>]* size="(\d+)"', ir.read_bytes())
+    if weights.stat().st_size < max((int(offset) + int(size) for offset, size in constants), default=0):
+        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
 
 
 @contextmanager

@@ -129,6 +129,16 @@ def test_incomplete_work_is_not_accepted(folder: Path) -> None:
     assert model_folder.is_complete(folder)
 
 
+def test_short_weights_are_not_accepted(folder: Path) -> None:
+    def lose_a_byte() -> None:
+        with model_folder.staged(folder, replace=True) as new:
+            write_model(new, WEIGHTS[:-1])
+
+    with pytest.raises(ModelFolderError, match=r"openvino_model.bin is truncated"):
+        lose_a_byte()
+    assert model_folder.is_complete(folder)
+
+
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     target = tmp_path / "model"
     with model_folder.staged(target) as new:
