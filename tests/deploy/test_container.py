@@ -11,9 +11,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import yaml
@@ -46,21 +47,22 @@ class Image:
     files: dict[str, str]
     python: Path
 
-    def command(self, folder: Path, *command: str, mounts: dict[str, str] | None = None) -> list[str]:
-        """The command line that runs `command` inside, with this many `mounts` besides the image's files."""
-        environment = {
-            **image_environment(),
-            "PATH": f"{self.python.parent}:/usr/bin:/bin",
-            "SELECTED_MODEL": "smollm2-135m-instruct",
-            "MAX_NEW_TOKENS": "24",
-            "PYTHONUNBUFFERED": "1",
-        }
+    def command(
+        self,
+        folder: Path,
+        *command: str,
+        mounts: Mapping[str, str] = MappingProxyType({}),
+        env: Mapping[str, str] = MappingProxyType({}),
+        uid: int = OVMS_UID,
+    ) -> list[str]:
+        """The command line that runs `command` inside, as this user, with `mounts` and `env` besides the image's."""
+        environment = image_environment() | {"PATH": f"{self.python.parent}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
         (folder / "root").mkdir()
         world = {
             "root": str(folder / "root"),
-            "read_only": {**self.files, **(mounts or {})},
-            "environment": environment,
-            "uid": OVMS_UID,
+            "read_only": {**self.files, **mounts},
+            "environment": {**environment, **env},
+            "uid": uid,
             "command": command,
         }
         (folder / "world.json").write_text(json.dumps(world))
@@ -106,6 +108,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 @dataclass(frozen=True, slots=True)
 class Container:
     process: subprocess.Popen
+    uid: int
 
     def from_host(self, *command: str) -> subprocess.CompletedProcess:
         """Run a client on this machine that sees the container's ports as if they were published."""
@@ -115,24 +118,28 @@ class Container:
     def execute(self, *command: str) -> subprocess.CompletedProcess:
         """`docker exec`: with the container's files, network, user and environment."""
         enter = ["nsenter", f"--target={self.process.pid}", "--net", "--mount", "--root", "--wd"]
-        enter += ["--setuid", str(OVMS_UID), "--setgid", str(OVMS_UID)]
+        enter += ["--setuid", str(self.uid), "--setgid", str(self.uid)]
         environ = Path(f"/proc/{self.process.pid}/environ").read_bytes().decode().rstrip("\0").split("\0")
         environment = dict(pair.split("=", 1) for pair in environ)
         return subprocess.run([*enter, *command], env=environment, capture_output=True, text=True, check=False)
 
 
 @contextlib.contextmanager
-def docker_run(image: Image, folder: Path, servable: str, model: Path, *arguments: str) -> Iterator[Container]:
-    """`docker run -v SERVABLE:/workspace:ro -v MODEL:/model:ro openvino/model_server:py ARGUMENTS`, once ready."""
+def docker_run(
+    image: Image, folder: Path, volumes: tuple[str, Path], *arguments: str, env: Mapping[str, str], uid: int = OVMS_UID
+) -> Iterator[Container]:
+    """`docker run` with a servable and a model as read-only `volumes`, once it is ready."""
+    servable, model = volumes
     mounts = {"/workspace": str(ROOT / servable), "/model": str(model)}
-    command = image.command(folder, "/ovms/bin/ovms", *arguments, mounts=mounts)
+    env = {"SELECTED_MODEL": "smollm2-135m-instruct", "MAX_NEW_TOKENS": "24", **env}
+    command = image.command(folder, "/ovms/bin/ovms", *arguments, mounts=mounts, env=env, uid=uid)
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_until(lambda: "server is ready" in log.read_text(), process, "the container starts")
         assert "graph python_model is ready" in log.read_text()
-        yield Container(process)
+        yield Container(process, uid)
     finally:
         process.kill()
         process.wait()
@@ -141,7 +148,7 @@ def docker_run(image: Image, folder: Path, servable: str, model: Path, *argument
 
 def test_unary_and_the_process_itself(image: Image, tmp_path: Path, int8_model: Path) -> None:
     arguments = ("--config_path", "/workspace/config.json", "--port", "9000")
-    with docker_run(image, tmp_path, "servable_unary", int8_model, *arguments) as container:
+    with docker_run(image, tmp_path, ("servable_unary", int8_model), *arguments, env={}) as container:
         ask = [sys.executable, str(ROOT / "client_unary.py"), "--url", "localhost:9000"]
         answer = container.from_host(*ask, "--prompt", "What is the capital of France?")
         assert answer.returncode == 0, answer.stderr
@@ -159,7 +166,9 @@ def test_unary_and_the_process_itself(image: Image, tmp_path: Path, int8_model: 
 
 def test_stream(image: Image, tmp_path: Path, int8_model: Path) -> None:
     arguments = ("--config_path", "/workspace/config.json", "--port", "9000")
-    with docker_run(image, tmp_path, "servable_stream", int8_model, *arguments) as container:
+    as_in_kubernetes = {"ENGINE": "genai", "KV_CACHE_GB": "1", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}
+    volumes = ("servable_stream", int8_model)
+    with docker_run(image, tmp_path, volumes, *arguments, env=as_in_kubernetes) as container:
         ask = [sys.executable, str(ROOT / "client_stream.py"), "--url", "localhost:9000"]
         answer = container.from_host(*ask, "-p", "What is the capital of France?", "-p", "Who is Albert Einstein?")
         assert answer.returncode == 0, answer.stderr
@@ -171,7 +180,9 @@ def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
     health_check = services["unary"]["healthcheck"]["test"][1:]
     arguments = ("--config_path", "/workspace/config.json", "--rest_port", "8000")
-    with docker_run(image, tmp_path, "servable_unary", int8_model, *arguments) as container:
+    # a user that /etc/passwd does not know, as with `docker run --user` and on OpenShift, needs a HOME
+    somebody = {"env": {"HOME": "/tmp", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}, "uid": 12345}
+    with docker_run(image, tmp_path, ("servable_unary", int8_model), *arguments, **somebody) as container:
         curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data", CURL_BODY]
         answer = container.from_host(*curl, "localhost:8000/v2/models/python_model/infer")
         outputs = {output["name"]: output for output in json.loads(answer.stdout)["outputs"]}
