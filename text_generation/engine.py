@@ -1,5 +1,6 @@
 """What an engine is: it takes token ids and gives a Generation, from which the completions come piece by piece."""
 
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -140,8 +141,10 @@ def load(settings: Settings) -> tuple[ChatPrompts, Engine]:
         # The first inference compiles kernels, and proves that the model runs before anyone is told that it does.
         engine.submit(prompts.encode(["Hello"]), SamplingParams(max_new_tokens=2)).join()
     except Exception as error:
+        cause = " ".join(str(error).split())
         raise model_folder.ModelFolderError(
-            f"ENGINE={settings.engine} can't run {settings.model_path} on DEVICE={settings.device}: {error}"
+            f"ENGINE={settings.engine} can't run {settings.model_path} on DEVICE={settings.device} with "
+            f"OV_CONFIG={json.dumps(settings.ov_config)}: {cause}"
         ) from error
     name = settings.selected_model or (info.model if info else "the model")
     logger.info("%s in %s is ready (ENGINE=%s, DEVICE=%s)", name, settings.model_path, settings.engine, settings.device)

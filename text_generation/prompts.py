@@ -25,7 +25,12 @@ class ChatPrompts:
     """A model folder's chat template and tokenizer, made safe for text that comes from strangers."""
 
     def __init__(self, settings: Settings):
-        self._chat = AutoTokenizer.from_pretrained(settings.model_path, local_files_only=True, trust_remote_code=False)
+        try:
+            self._chat = AutoTokenizer.from_pretrained(
+                settings.model_path, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # the tokenizer library has plain ones, which name no file
+            raise ValueError(f"tokenizer.json or tokenizer_config.json can't be used: {error}") from error
         if self._chat.chat_template is None:
             raise ValueError(f"{settings.model_path} has no chat template: make the folder with download_model.py")
         self._system_prompt = settings.system_prompt

@@ -1,0 +1,163 @@
+"""Model folders and settings that can't be served: the log says which file or variable, and the server stays up."""
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from ovms_local.testing import RunningServer
+from text_generation import engine, model_folder
+from text_generation.model_folder import ModelFolderError
+from text_generation.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+def copied(folder: Path, name: str) -> Path:
+    """The file of this name, as a copy of its own that may be broken."""
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+    return path
+
+
+def truncated(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = copied(folder, name)
+        path.write_bytes(path.read_bytes()[:-1000])
+
+    return damage
+
+
+def overwritten(name: str) -> Callable[[Path], None]:
+    """Other bytes of the same number, as a bad disk gives them."""
+
+    def damage(folder: Path) -> None:
+        path = copied(folder, name)
+        path.write_bytes(b"\xa5" * path.stat().st_size)
+
+    return damage
+
+
+def removed(*names: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return damage
+
+
+def emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def replaced_by_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("model")
+
+
+def with_folder_for_weights(folder: Path) -> None:
+    (folder / "openvino_model.bin").unlink()
+    (folder / "openvino_model.bin").mkdir()
+
+
+DAMAGES = {
+    "not there": (shutil.rmtree, "is not a folder"),
+    "a file": (replaced_by_a_file, "is not a folder"),
+    "empty": (emptied, "openvino_model.xml is missing"),
+    "weights truncated": (
+        truncated("openvino_model.bin"),
+        "openvino_model.bin has 135,233,821 bytes instead of 135,234,821",
+    ),
+    "weights a folder": (with_folder_for_weights, "openvino_model.bin cannot be read"),
+    "weights truncated, sizes unknown": (
+        lambda folder: (removed("model_info.json")(folder), truncated("openvino_model.bin")(folder)),
+        "openvino_model.bin is truncated",
+    ),
+    "graph overwritten": (overwritten("openvino_model.xml"), "openvino_model.xml"),
+    "no tokenizer": (removed("tokenizer.json"), "tokenizer.json is missing"),
+    "tokenizer overwritten": (overwritten("tokenizer.json"), "tokenizer.json or tokenizer_config.json can't be used"),
+    "no template": (removed("model_info.json", "chat_template.jinja"), "has no chat template"),
+    "configuration overwritten": (overwritten("config.json"), "model/config.json"),
+    "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),
+    "info overwritten": (overwritten("model_info.json"), "model_info.json is damaged"),
+}
+# Variable and value, and how the log names them.
+SETTINGS = [
+    ("ENGINE", "vllm", "ENGINE is 'vllm'"),
+    ("OV_CONFIG", '{"NUM_STREAMS": 1', "OV_CONFIG is "),
+    ("OV_CONFIG", '{"PERFORMANCE_HINT": "FAST"}', '"PERFORMANCE_HINT": "FAST"'),
+    ("MAX_PROMPTS_PER_REQUEST", "0", "MAX_PROMPTS_PER_REQUEST is '0'"),
+    ("DEVICE", "TPU", "DEVICE=TPU"),
+]
+
+
+@pytest.fixture
+def folder(int8_model, tmp_path) -> Path:
+    """The real model, as links that may be replaced."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in int8_model.iterdir():
+        (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_broken_folder_is_one_line_that_names_it(folder, damage):
+    break_it, says = DAMAGES[damage]
+    break_it(folder)
+    with pytest.raises(ModelFolderError) as error:
+        engine.load(Settings(model_path=folder))
+    assert says in str(error.value)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("chosen", ["optimum", "genai"])
+def test_a_folder_without_info_is_served_all_the_same(folder, chosen):
+    """As optimum-cli makes it."""
+    removed("model_info.json")(folder)
+    assert model_folder.check(folder) is None
+    _, loaded = engine.load(Settings(model_path=folder, engine=chosen))
+    loaded.close()
+
+
+@pytest.mark.parametrize("damage", ["not there", "weights truncated", "graph overwritten", "tokenizer overwritten"])
+def test_the_graph_is_unavailable_and_the_server_up(serving, folder, damage):
+    break_it, says = DAMAGES[damage]
+    break_it(folder)
+    with serving("stream", MODEL_PATH=folder, ENGINE="genai") as server:
+        assert_unavailable(server, says)
+        assert str(folder) in server.log
+
+
+@pytest.mark.parametrize(("name", "value", "says"), SETTINGS)
+def test_a_bad_setting_is_named(serving, name, value, says):
+    with serving("unary", **{name: value}) as server:
+        assert_unavailable(server, says)
+
+
+def assert_unavailable(server: RunningServer, says: str) -> None:
+    """The log says why in one line; the graph answers nobody; the server is well."""
+    [line] = [line for line in server.log.splitlines() if " ERROR " in line]
+    assert "python_model" in line
+    assert says in line
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{server.rest_url}/v2/models/python_model/ready")
+    assert error.value.code == 404
+    assert "error" in json.load(error.value)
+    with InferenceServerClient(server.grpc_url) as client:
+        assert client.is_server_live()
+        assert not client.is_model_ready("python_model")
+        with pytest.raises(InferenceServerException) as refused:
+            client.get_model_metadata("python_model")
+        assert refused.value.status() == str(grpc.StatusCode.UNAVAILABLE)
