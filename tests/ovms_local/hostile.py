@@ -36,7 +36,26 @@ _GRAPHS = (*("echo",) * 4, "pair", "broken", "nope", "")
 _NAMES = (*("in",) * 6, "first", "second", "other", "", "x" * 1000)
 _DATATYPES = ("BOOL", "INT8", "INT64", "UINT16", "FP16", "FP32", "FP64", "BYTES", "BF16", "MYTYPE", "", "\x00")
 _DIMENSIONS = (-(2**63), -1, 0, 1, 2, 3, 2**16, 2**31, 2**32, 2**62, 2**63 - 1)
-_JSON = (None, True, -1, 0, 1, 2**31, 2**63, 10**400, 1.5, 1e308, "", "x", "\ud800", [], [[]], {}, [1, "a", None], {"a": {}})
+_JSON = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**400,
+    1.5,
+    1e308,
+    "",
+    "x",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    [1, "a", None],
+    {"a": {}},
+)
 
 
 @dataclass
@@ -148,7 +167,9 @@ def _grpc_message(draw: random.Random) -> bytes:
     for _ in range(draw.choice((0, 1, 1, 1, 2, 5))):
         tensor = message.inputs.add(name=draw.choice(_NAMES), datatype=draw.choice(_DATATYPES))
         tensor.shape.extend(draw.choice(_DIMENSIONS) for _ in range(draw.choice((0, 1, 1, 2, 4, 70))))
-        for name in draw.sample(("int_contents", "fp32_contents", "uint64_contents", "bool_contents"), draw.randrange(2)):
+        for name in draw.sample(
+            ("int_contents", "fp32_contents", "uint64_contents", "bool_contents"), draw.randrange(2)
+        ):
             getattr(tensor.contents, name).extend([1] * draw.randrange(5))
         if draw.random() < 0.2:
             tensor.contents.bytes_contents.extend([b"", b"\xff" * draw.randrange(1000)])
@@ -183,7 +204,9 @@ def _mutate(data: bytes, draw: random.Random) -> bytes:
 def _send_rest(server: RunningServer, channel: grpc.Channel, draw: random.Random) -> tuple[str, list[str]]:
     del channel
     graph = draw.choice(tuple(name for name in _GRAPHS if name != "broken"))
-    path = draw.choice((f"/v2/models/{graph}/infer",) * 8 + ("/v2", "/v2/models/echo", "/v2/%00", "/v2/models/echo/versions/9/infer"))
+    path = draw.choice(
+        (f"/v2/models/{graph}/infer",) * 8 + ("/v2", "/v2/models/echo", "/v2/%00", "/v2/models/echo/versions/9/infer")
+    )
     body, headers = _rest_body(draw)
     method = draw.choice(("POST",) * 9 + ("GET", "DELETE", "HEAD", "BREW"))
     connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=_TIMEOUT)
@@ -210,7 +233,10 @@ def _rest_body(draw: random.Random) -> tuple[bytes, dict[str, str]]:
     if binary:
         del tensor["data"]
         tensor["parameters"] = {"binary_data_size": draw.choice((-1, 0, 4, 8, 2**40, "8"))}
-    message = {"inputs": [tensor] * draw.choice((1, 1, 1, 2)), "parameters": {"binary_data_output": draw.random() < 0.3}}
+    message = {
+        "inputs": [tensor] * draw.choice((1, 1, 1, 2)),
+        "parameters": {"binary_data_output": draw.random() < 0.3},
+    }
     if draw.random() < 0.4:
         target = draw.choice((message, tensor))
         target[draw.choice((*target, "id", "outputs"))] = draw.choice(_JSON)
@@ -223,7 +249,9 @@ def _rest_body(draw: random.Random) -> tuple[bytes, dict[str, str]]:
             text = text.replace(b"[", b"[" * depth, 1).replace(b"]", b"]" * depth, 1)
     headers = {}
     if binary or draw.random() < 0.1:
-        headers["Inference-Header-Content-Length"] = draw.choice((str(len(text)), str(len(text)), "0", "-1", "x", str(10**30)))
+        headers["Inference-Header-Content-Length"] = draw.choice(
+            (str(len(text)), str(len(text)), "0", "-1", "x", str(10**30))
+        )
     return text + draw.randbytes(draw.choice((0, 0, 4, 8, 1000))), headers
 
 

@@ -175,7 +175,7 @@ def test_a_generators_sets_count_up_from_the_requests_timestamp(run):
 
 def test_data_for_a_running_generator_is_an_error(run):
     instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=COUNT)
-    with pytest.raises(ExecutionFailed, match="RESOURCE_EXHAUSTED.*\n.*Node is already processing data"):
+    with pytest.raises(ExecutionFailed, match=r"RESOURCE_EXHAUSTED.*\n.*Node is already processing data"):
         feed(instance, ("in", 10, "3"), ("in", 11, "3"))
     assert out == [("out", 10, "0")]
 

@@ -17,9 +17,13 @@ def make(tmp_path):
         handler = folder / (name or f"handler_of_test_python_node_{next(NAMES)}.py")
         handler.write_text(code)
         config = NodeConfig(
-            "my_node", handler.name, (Stream("A", "in"), Stream("LOOPBACK", "loop")), (Stream("OUT", "out"),), ((0, 1),),
+            "my_node",
+            handler.name,
+            (Stream("A", "in"), Stream("LOOPBACK", "loop")),
+            (Stream("OUT", "out"),),
+            ((0, 1),),
             immediate=False,
-        )  # fmt: skip
+        )
         return PythonNode(config, folder)
 
     return make_node
@@ -57,7 +61,8 @@ def test_the_handler_has_a_folder_of_its_own(make, tmp_path):
 
 
 def test_two_nodes_of_one_handler_have_an_object_each(make):
-    code = "class OvmsPythonModel:\n    def execute(self, inputs):\n        self.n = getattr(self, 'n', 0) + 1\n        1 / (2 - self.n)\n        return []\n"
+    code = "class OvmsPythonModel:\n    calls = 0\n    def execute(self, inputs):\n        self.calls += 1\n"
+    code += "        return [] if self.calls == 1 else None\n"
     first, second = make(code, "shared_handler_of_test.py"), make(code, "shared_handler_of_test.py")
     assert first.execute([]) == second.execute([]) == []
 

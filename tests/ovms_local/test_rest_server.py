@@ -210,8 +210,7 @@ INPUT = {"name": "in", "datatype": "INT32", "shape": [1], "data": [1]}
         ({"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": 2**63}}, 400),
         ({"inputs": [{"name": "in", "datatype": "INT32", "shape": [1]}]}, 400),
         (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
-        (b'{"inputs": [{"name": "in", "datatype": "INT32", "shape": [1], "data": ' + b"[" * 500 + b"1" + b"]" * 500 + b"}]}",
-         400),
+        (json.dumps({"inputs": [INPUT]}).encode().replace(b"[1]}", b"[" * 500 + b"1" + b"]" * 500 + b"}"), 400),
     ],
 )  # fmt: skip
 def test_malformed_bodies(rest, body, status):
@@ -233,7 +232,7 @@ def test_unknown_and_broken_graphs_and_failing_nodes(infer):
     )
 
 
-def test_a_timestamp_comes_back(infer, rest):
+def test_a_timestamp_comes_back(rest):
     body = {"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": 42}}
     assert json.loads(rest(ECHO, body)[2])["parameters"] == {"OVMS_MP_TIMESTAMP": 42}
 
@@ -362,7 +361,7 @@ def test_curl_as_in_the_demo(server):
     assert json.loads(answer)["outputs"][0]["data"] == ["What is the theory?"]
 
 
-def test_bodies_of_100_mib(rest, server):
+def test_bodies_of_100_mib(rest):
     data = np.zeros(25 << 20, np.float32)
     status, headers, answer = binary(
         rest,

@@ -215,15 +215,17 @@ def test_nothing_is_written_and_little_is_needed(make_servable, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     for path in [*before, folder]:
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
-    with serve(folder, env={"HOME": None, "USER": None, "TMPDIR": "/nowhere"}) as server:
-        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
-            assert client.infer("python_model", triton_inputs("x")).as_numpy("out")[0] == b"x"
+    with (
+        serve(folder, env={"HOME": None, "USER": None, "TMPDIR": "/nowhere"}) as server,
+        tritongrpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        assert client.infer("python_model", triton_inputs("x")).as_numpy("out")[0] == b"x"
     folder.chmod(0o755)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_it_runs_as_another_user(make_servable, tmp_path):
+def test_it_runs_as_another_user(make_servable):
     folder = make_servable(
         ECHO + "    def initialize(self, kwargs):\n        import os; print('user', os.getuid(), flush=True)\n"
     )
@@ -282,7 +284,7 @@ def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
             errors = []
             done = threading.Event()
             client.async_infer(
-                "python_model", triton_inputs("x"), lambda result, error: (errors.append(error), done.set())
+                "python_model", triton_inputs("x"), lambda **got: (errors.append(got["error"]), done.set())
             )
             server.wait_for_log("the node waits")
             assert server.stop() == 0
@@ -293,13 +295,15 @@ def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
 
 
 def test_a_second_signal_ends_it_at_once(make_servable, gate):
-    with serve(make_servable(WAITING), env={"GATE": str(gate)}) as server:
-        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
-            client.async_infer("python_model", triton_inputs("x"), lambda result, error: None)
-            server.wait_for_log("the node waits")
-            server.process.send_signal(signal.SIGTERM)
-            server.wait_for_log("stopping")
-            assert server.stop() == 1
+    with (
+        serve(make_servable(WAITING), env={"GATE": str(gate)}) as server,
+        tritongrpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        client.async_infer("python_model", triton_inputs("x"), lambda **_: None)
+        server.wait_for_log("the node waits")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log("stopping")
+        assert server.stop() == 1
     assert "the node is finalized" not in server.log
 
 
@@ -328,19 +332,21 @@ def test_a_signal_while_a_servable_loads(make_servable, gate):
 
 
 def test_idle_streams_and_half_open_connections_do_not_hold_the_server(make_servable):
-    with serve(make_servable(ECHO), args=["--shutdown_timeout", "20"]) as server:
-        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
-            answered, ended = threading.Event(), threading.Event()
-            client.start_stream(lambda result, error: (ended if error else answered).set())
-            client.async_stream_infer("python_model", triton_inputs("x"))
-            assert answered.wait(30)
-            idle = socket.create_connection(("127.0.0.1", server.rest_port))
-            partial = socket.create_connection(("127.0.0.1", server.rest_port))
-            partial.sendall(b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n")
-            server.process.terminate()
-            assert server.process.wait(10) == 0
-            idle.close()
-            partial.close()
+    with (
+        serve(make_servable(ECHO), args=["--shutdown_timeout", "20"]) as server,
+        tritongrpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        answered, ended = threading.Event(), threading.Event()
+        client.start_stream(lambda **got: (ended if got["error"] else answered).set())
+        client.async_stream_infer("python_model", triton_inputs("x"))
+        assert answered.wait(30)
+        idle = socket.create_connection(("127.0.0.1", server.rest_port))
+        partial = socket.create_connection(("127.0.0.1", server.rest_port))
+        partial.sendall(b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n")
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        idle.close()
+        partial.close()
 
 
 # The harness
@@ -357,9 +363,11 @@ def test_serve_passes_the_environment_and_stops_the_server(make_servable, monkey
     code = ECHO.replace(
         "inputs[0].data, inputs[0].shape", "repr([os.environ.get(n) for n in ('GOES', 'COMES')]).encode(), [1]"
     )
-    with serve(make_servable("import os\n" + code), env={"GOES": None, "COMES": "in"}) as server:
-        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
-            raw = client.infer("python_model", triton_inputs("x")).get_response().raw_output_contents[0]
+    with (
+        serve(make_servable("import os\n" + code), env={"GOES": None, "COMES": "in"}) as server,
+        tritongrpc.InferenceServerClient(server.grpc_url) as client,
+    ):
+        raw = client.infer("python_model", triton_inputs("x")).get_response().raw_output_contents[0]
     assert raw == b"[None, 'in']"
     assert server.process.returncode == 0
 
