@@ -28,8 +28,15 @@ trap 'stop_server; rm -f "$log"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-run() {
-    printf '\n$ %s\n' "$(printf '%q ' "$@")"
+run() {  # COMMAND [ARGUMENT ...]
+    printf '\n$'
+    for word in "$@"; do
+        case $word in
+            *[!A-Za-z0-9_./:=-]*) printf " '%s'" "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
+    echo
     "$@"
 }
 
