@@ -6,7 +6,7 @@ from tokenizers import pre_tokenizers
 
 from text_generation import gguf_tokenizer
 
-MERGES = ["c a", "ca t", "Ġ cat", "Ã ©"]
+MERGES = ["c a", "ca t", "Ġ cat", "Ã ©", "2 0"]
 
 
 def write_gguf(path: Path, kind: str = "smollm") -> Path:
