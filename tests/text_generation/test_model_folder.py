@@ -196,7 +196,7 @@ def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists:
 
     # The next run, even one that fails, finds the old model again and no longer finds the dead run's disk space taken.
     others: list[Path] = []
-    with pytest.raises(OSError, match="^$"):
+    with pytest.raises(OSError, match=r"^$"):
         fail()
     assert not others
     assert folder.exists() == (exists or moment == "before rename 2")
