@@ -13,7 +13,7 @@ from ovms_local.graph import Graph, GraphInstance
 from ovms_local.pyovms import Tensor
 
 # How far a graph may run ahead of its client, and a client ahead of the graph (MediaPipe's own limit for the latter).
-_MAX_WAITING_OUTPUTS = 32
+_MAX_WAITING_OUTPUTS = 64
 _MAX_WAITING_OUTPUT_BYTES = 1 << 20
 _MAX_WAITING_INPUTS = 100
 
@@ -94,7 +94,8 @@ class GraphStream:
             ServingError: the graph failed. As in the real server, this is told when the client has sent something
                 after the failure, or has closed its side; until then the stream just stays silent.
         """
-        await self._until(lambda: self._outputs or (self._over and (self._failure is None or self._failure_seen)))
+        if not self._outputs:
+            await self._until(lambda: self._outputs or (self._over and (self._failure is None or self._failure_seen)))
         if not self._outputs:
             if self._failure:
                 raise self._failure
@@ -102,8 +103,8 @@ class GraphStream:
         with self._lock:
             output, size = self._outputs.popleft()
             self._output_bytes -= size
-            # Half of the room is free again before the worker is called back, so that it is not called for each output.
-            resume = self._throttled and not self._is_full(2)
+            # Most of the room is free again before the worker is called back, so that it is not called for each output.
+            resume = self._throttled and not self._is_full(8)
             self._throttled &= not resume
         if resume:
             self._start_work()

@@ -102,8 +102,9 @@ else:
     # hides what the real one does not have: a node that computes with the Tensor itself must fail here too.
     class Tensor(_Attributes, np.ndarray):
         __doc__ = _DOCUMENTATION
-        __len__ = __getitem__ = __setitem__ = __iter__ = __contains__ = __bool__ = None
+        __len__ = __getitem__ = __setitem__ = __iter__ = __contains__ = None
         __int__ = __float__ = __index__ = __array_ufunc__ = None
+        __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
         def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
             view = memoryview(buffer).toreadonly()
@@ -111,10 +112,8 @@ else:
             tensor._adopt(name, view, shape, datatype)
             return tensor
 
-        def __getattribute__(self, attribute: str):
-            if not attribute.startswith("_") and attribute not in _Attributes.__dict__:
-                raise AttributeError(f"'Tensor' object has no attribute {attribute!r}")
-            return super().__getattribute__(attribute)
+        def __bool__(self) -> bool:
+            return True
 
         def __bytes__(self) -> bytes:
             return self._view.tobytes()
@@ -123,6 +122,19 @@ else:
             return object.__repr__(self)
 
         __str__ = __repr__
+
+    class _Hidden:
+        """Stands in a Tensor for an attribute of arrays."""
+
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def __get__(self, instance: Tensor | None, owner: type) -> None:
+            raise AttributeError(f"'Tensor' object has no attribute {self._name!r}")
+
+    for _attribute in dir(np.ndarray):
+        if not _attribute.startswith("_") and _attribute not in _Attributes.__dict__:
+            setattr(Tensor, _attribute, _Hidden(_attribute))
 
 
 def tensor_from_request(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:

@@ -104,6 +104,9 @@ def test_a_tensor_is_no_array():
     ):
         with pytest.raises((TypeError, AttributeError)):
             use(tensor)
+    assert tensor
+    assert tensor == tensor != Tensor("x", np.zeros(3))
+    assert tensor in {tensor}
 
 
 KNOWN = ["BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP16", "FP32", "FP64"]
