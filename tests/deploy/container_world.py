@@ -42,7 +42,7 @@ def main() -> None:
             (root / name).symlink_to(system.readlink())
         elif system.is_dir():
             read_only_bind(system, root / name)
-    for name in ("dev", "proc"):
+    for name in ("dev", "proc", "sys"):
         (root / name).mkdir()
         mount("--rbind", f"/{name}", root / name)
     (root / "tmp").mkdir()
