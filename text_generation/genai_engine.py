@@ -79,9 +79,7 @@ class GenaiEngine(Engine):
             try:
                 if self._closing:
                     raise RuntimeError("the engine was closed")
-                for request in arrived:
-                    request.start(self._pipeline, self._request_ids)
-                running += arrived
+                running += [request for request in arrived if request.start(self._pipeline, self._request_ids)]
                 for request in running:
                     request.cancel_if_abandoned()
                 self._pipeline.step()
@@ -123,10 +121,16 @@ class _Request:
         if end.error is not None:
             raise end.error
 
-    def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, request_ids: Iterator[int]) -> None:
-        """Hand the prompts to the pipeline."""
-        for row, (prompt, config) in enumerate(zip(self._prompts, self._configs, strict=True)):
-            self._running[row] = pipeline.add_request(next(request_ids), ov.Tensor(np.array([prompt])), config)
+    def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, request_ids: Iterator[int]) -> bool:
+        """Hand the prompts to the pipeline; False where it refuses one, which is this request's error alone."""
+        try:
+            for row, (prompt, config) in enumerate(zip(self._prompts, self._configs, strict=True)):
+                token_ids = ov.Tensor(np.array([prompt], dtype=np.int64))
+                self._running[row] = pipeline.add_request(next(request_ids), token_ids, config)
+        except Exception as error:
+            self.fail(error)
+            return False
+        return True
 
     def cancel_if_abandoned(self) -> None:
         """Have the pipeline drop what nobody reads any more, at its next step."""

@@ -1,0 +1,202 @@
+"""Measure servers, engines and a peer side by side; print a table, write it with a JSON file and a picture."""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import openvino as ov
+from tqdm import tqdm
+
+from benchmarks import llama_cpp_peer, models, plot, table
+from benchmarks.child import Child
+from benchmarks.memory_bandwidth import Reader, weight_bytes_per_token
+from benchmarks.models import CACHE, BenchmarkModel
+from benchmarks.results import Goal, Results, Row, Spread, machine, packages
+from benchmarks.subjects import InProcess, ServedModel, Subject, clients, in_process, served
+from benchmarks.workload import QUESTIONS, Run, Workload
+from text_generation.prompts import ChatPrompts
+from text_generation.settings import Settings
+
+RESULTS = Path(__file__).parent / "results"
+CLIENTS = (1, 2, 4, 8, 16, 32)
+QUICK_CLIENTS = (1, 8, 32)
+ALONE = 4  # requests one after another where there is one client, so that a run is long enough to be measured
+LONG_PROMPT = "word " * 1950  # with the chat template, about 2,000 tokens
+
+SERVER = "server, {}"
+ENGINE = "engine {}, no server"
+PIPELINE = "genai pipeline alone"
+GENERATE = "generate(), a thread per request"
+LLAMA_CPP = "llama.cpp"
+
+# By subject and number of clients, the runs of all repeats in order.
+Runs = Mapping[tuple[str, int], list[Run]]
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    started = time.monotonic()
+    results = Results(sys.argv[1:], datetime.now(UTC).isoformat(timespec="minutes"), machine(), packages())
+    counts = QUICK_CLIENTS if arguments.quick else CLIENTS
+    repeats = arguments.repeats or (2 if arguments.quick else 5)
+    wanted = [models.smollm2("INT8")]
+    if not arguments.quick:
+        wanted += [models.smollm2("INT4"), models.tiny_llama()]
+    peer = llama_cpp_peer.python(CACHE) if arguments.peer else None
+    reader = Reader()
+    with clients(max(counts)) as client_processes:
+        for model in wanted:
+            measure_model(model, counts, repeats, client_processes, reader, peer, results)
+        measure_side_questions(wanted[0], repeats, client_processes, results)
+    results.seconds = time.monotonic() - started
+    text = table.render(results)
+    print(text)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    name = "quick" if arguments.quick else "full"
+    results.save(arguments.output / f"{name}.json")
+    plot.draw(results, arguments.output / f"{name}.png")
+    (arguments.output / f"{name}.md").write_text(text)
+    print(f"{results.seconds / 60:.1f} minutes; written to {arguments.output}/{name}.json, .png and .md")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one model, fewer clients, two repeats")
+    parser.add_argument("--repeats", type=int, help="repeats of each measurement (default: 5, with --quick 2)")
+    parser.add_argument("--peer", choices=["llama.cpp"], help="measure this too; it is built where it is not there yet")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    return parser.parse_args()
+
+
+def measure_model(
+    model: BenchmarkModel,
+    counts: Sequence[int],
+    repeats: int,
+    client_processes: Sequence[Child],
+    reader: Reader,
+    peer: Path | None,
+    results: Results,
+) -> None:
+    """All subjects and numbers of clients, interleaved: the outermost loop is over the repeats."""
+    prompts = ChatPrompts(Settings(model_path=model.folder))
+    alone_and_many = tuple(count for count in (1, 8) if count in counts)
+    subjects: dict[str, tuple[Subject, Sequence[int]]] = {}
+    with ExitStack() as stack:
+
+        def child(*command: str) -> InProcess:
+            return stack.enter_context(in_process(command, prompts))
+
+        for engine in ("genai", "optimum"):
+            server = stack.enter_context(served(engine, "stream", model.folder, model.new_tokens, client_processes))
+            subjects[SERVER.format(engine)] = server, counts
+        in_process_module = (sys.executable, "-m", "benchmarks.in_process")
+        for name, subject_counts in {"genai": alone_and_many, "optimum": (1,)}.items():
+            subjects[ENGINE.format(name)] = child(*in_process_module, name, str(model.folder)), subject_counts
+        subjects[PIPELINE] = child(*in_process_module, "pipeline", str(model.folder)), alone_and_many
+        subjects[GENERATE] = child(*in_process_module, "generate", str(model.folder)), alone_and_many
+        if peer is not None and model.folder.name.startswith(models.SMOLLM2):
+            script = str(Path(llama_cpp_peer.__file__))
+            subjects[LLAMA_CPP] = child(str(peer), script, str(models.smollm2_gguf())), (1,)
+
+        for subject, subject_counts in tqdm(subjects.values(), f"{model.title}: warm-up", disable=None):
+            for count in alone_and_many:
+                if count in subject_counts:
+                    subject.measure(Workload(count, 1, model.new_tokens))
+        runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
+        bandwidths = []
+        for repeat in tqdm(range(repeats), f"{model.title}: repeats", disable=None):
+            bandwidths.append(reader.bytes_per_s())
+            for count in counts:
+                # Each repeat begins with another subject, so that none always follows the same one.
+                names = [name for name, (_, subject_counts) in subjects.items() if count in subject_counts]
+                first = repeat % len(names)
+                for name in names[first:] + names[:first]:
+                    workload = Workload(count, ALONE if count == 1 else 1, model.new_tokens)
+                    runs[name, count].append(subjects[name][0].measure(workload))
+
+    weights = weight_bytes_per_token(ov.Core().read_model(model.folder / "openvino_model.xml"))
+    results.bandwidth_gb_s[model.title] = Spread.of([bandwidth / 1e9 for bandwidth in bandwidths])
+    results.weight_mb_per_token[model.title] = weights / 1e6
+    limit = statistics.median(bandwidths) / weights
+    results.rows += [Row.of(model.title, name, own, limit) for (name, _), own in runs.items()]
+    results.goals += goals(model, runs)
+
+
+def goals(model: BenchmarkModel, runs: Runs) -> list[Goal]:
+    """What was to be reached, as ratios of runs of the same repeat."""
+    small = model.folder.name.startswith(models.SMOLLM2)
+
+    def ratio(name: str, target: float, above: tuple[str, int], below: tuple[str, int]) -> Goal:
+        pairs = zip(runs[above], runs[below], strict=True)
+        measured = Spread.of([one.tokens_per_s / other.tokens_per_s for one, other in pairs])
+        return Goal(name, model.title, target, False, "", measured)
+
+    def first_token_ms(run: Run) -> float:
+        return 1000 * statistics.median(answer.first_token_s for answer in run.answers)
+
+    found = []
+    for engine in ("genai", "optimum"):
+        through, direct = (SERVER.format(engine), 1), (ENGINE.format(engine), 1)
+        found.append(ratio(f"{engine}: server / in process, 1 client", 0.9 if small else 0.95, through, direct))
+        pairs = zip(runs[through], runs[direct], strict=True)
+        more = Spread.of([first_token_ms(one) - first_token_ms(other) for one, other in pairs])
+        found.append(Goal(f"{engine}: first token, server less in process", model.title, 10, True, " ms", more))
+    genai = SERVER.format("genai")
+    found.append(ratio("optimum: in process / generate()", 1.1, (ENGINE.format("optimum"), 1), (GENERATE, 1)))
+    found.append(ratio("genai: server / bare pipeline, 8 clients", 0.75 if small else 0.9, (genai, 8), (PIPELINE, 8)))
+    found.append(ratio("genai server / thread per request, 8 clients", 3.5, (genai, 8), (GENERATE, 8)))
+    found.append(ratio("genai server: 32 clients / 8 clients", 0.95, (genai, 32), (genai, 8)))
+    return found
+
+
+def measure_side_questions(
+    model: BenchmarkModel, repeats: int, client_processes: Sequence[Child], results: Results
+) -> None:
+    """The first token of a long prompt, and several prompts in one unary call instead of one after another."""
+    prompts = ChatPrompts(Settings(model_path=model.folder))
+    module = (sys.executable, "-m", "benchmarks.in_process")
+    one_token = Workload(1, 1, 1)
+    with (
+        in_process((*module, "optimum", str(model.folder)), prompts) as optimum,
+        in_process((*module, "generate", str(model.folder)), prompts) as generate,
+    ):
+
+        def first_token_s(subject: InProcess) -> float:
+            return subject.ask(one_token, [[LONG_PROMPT]]).answers[0].first_token_s
+
+        measured = paired(repeats, lambda: first_token_s(generate), lambda: first_token_s(optimum))
+        name = f"optimum: first token of {len(prompts.encode([LONG_PROMPT])[0])} tokens, sooner than generate()"
+        results.goals.append(Goal(name, model.title, 2, False, "", measured))
+    for engine in ("genai", "optimum"):
+        with served(engine, "unary", model.folder, model.new_tokens, client_processes[:1]) as server:
+
+            def seconds(server: ServedModel, requests: list[list[str]]) -> float:
+                workload = Workload(1, len(QUESTIONS), model.new_tokens)
+                answers = server.ask(workload, [requests]).answers
+                return answers[-1].ended - answers[0].sent
+
+            measured = paired(
+                repeats,
+                lambda: seconds(server, [[question] for question in QUESTIONS]),
+                lambda: seconds(server, [QUESTIONS]),
+            )
+            name = f"{engine}: unary call with 8 prompts / 8 calls one after another"
+            results.goals.append(Goal(name, model.title, 2.5, False, "", measured))
+
+
+def paired(repeats: int, slow: Callable[[], float], fast: Callable[[], float]) -> Spread:
+    """How many times longer `slow` takes than `fast`, measured in turn after one turn of warm-up."""
+    return Spread.of([slow() / fast() for _ in range(repeats + 1)][1:])
+
+
+if __name__ == "__main__":
+    # Libraries in all child processes: no progress bars and no warnings between the lines of the table.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    main()

@@ -1,0 +1,186 @@
+"""One way to generate, measured in a process of its own with no server around it.
+
+`python -m benchmarks.in_process SUBJECT MODEL_FOLDER` loads the model, says {"ready": true}, then answers each line
+{"prompts": [[token ids, ...] per client], "new_tokens": N} on its input with one line {"answers": [Answer, ...]}.
+"""
+
+import copy
+import json
+import os
+import sys
+import threading
+import time
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.workload import Answer
+from text_generation.sampling import SamplingParams
+from text_generation.settings import DEFAULT_OV_CONFIG, Settings
+
+
+class ThreadPerClient(ABC):
+    """A subject that answers one prompt in the thread that asks."""
+
+    def run(self, prompts: list[list[list[int]]], new_tokens: int) -> list[Answer]:
+        """A thread per client, each asking its prompts one after another."""
+        answers: list[Answer] = []
+
+        def client(own: list[list[int]]) -> None:
+            answers.extend(self.ask(prompt, new_tokens) for prompt in own)
+
+        threads = [threading.Thread(target=client, args=[own]) for own in prompts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers
+
+    @abstractmethod
+    def ask(self, prompt: list[int], new_tokens: int) -> Answer:
+        """Generate exactly `new_tokens` tokens after a prompt given as token ids."""
+
+
+class EngineSubject(ThreadPerClient):
+    """An engine of ours, as a servable calls it: text pieces, read by a thread per request."""
+
+    def __init__(self, settings: Settings):
+        from text_generation import engine
+
+        _, self._engine = engine.load(settings)
+
+    def ask(self, prompt: list[int], new_tokens: int) -> Answer:
+        answer = Answer(time.monotonic())
+        sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+        with self._engine.submit([prompt], sampling) as generation:
+            for _ in generation:
+                answer.arrivals.append(time.monotonic())
+        answer.ended = time.monotonic()
+        return answer
+
+
+class GenerateSubject(ThreadPerClient):
+    """The demo's way: OVModelForCausalLM.generate with the demo's sampling, an infer request for each thread."""
+
+    def __init__(self, settings: Settings):
+        from optimum.intel import OVModelForCausalLM
+
+        self._model = OVModelForCausalLM.from_pretrained(
+            settings.model_path, export=False, device=settings.device, ov_config=DEFAULT_OV_CONFIG
+        )
+
+    def ask(self, prompt: list[int], new_tokens: int) -> Answer:
+        import torch
+
+        model = copy.copy(self._model)
+        model.request = self._model.request.get_compiled_model().create_infer_request()
+        answer = Answer(time.monotonic())
+        sampling = SamplingParams()
+        model.generate(
+            torch.tensor([prompt]),
+            streamer=_Arrivals(answer),
+            max_new_tokens=new_tokens,
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
+            # An id that is never drawn: the check for the end costs what it costs in use, and finds nothing.
+            eos_token_id=model.config.vocab_size,
+            pad_token_id=0,
+        )
+        answer.ended = time.monotonic()
+        return answer
+
+
+class _Arrivals:
+    """A streamer for generate() that notes when tokens come. The first call hands over the prompt."""
+
+    def __init__(self, answer: Answer):
+        self._answer = answer
+        self._prompt_seen = False
+
+    def put(self, _: object) -> None:
+        if self._prompt_seen:
+            self._answer.arrivals.append(time.monotonic())
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Part of the streamer's interface."""
+
+
+class PipelineSubject:
+    """GenAI's continuous batching pipeline alone: stepped in this thread until all requests have ended, no text."""
+
+    def __init__(self, settings: Settings):
+        import openvino_genai as ov_genai
+
+        scheduler = ov_genai.SchedulerConfig()
+        scheduler.cache_size = settings.kv_cache_gb
+        self._pipeline = ov_genai.ContinuousBatchingPipeline(
+            settings.model_path, scheduler, settings.device, settings.ov_config
+        )
+        self._next_id = 0
+
+    def run(self, prompts: list[list[list[int]]], new_tokens: int) -> list[Answer]:
+        """The first prompts of all clients at once, then the second ones, and so on."""
+        answers = []
+        for turn in zip(*prompts, strict=True):
+            answers += self._run_at_once(turn, new_tokens)
+        return answers
+
+    def _run_at_once(self, prompts: tuple[list[int], ...], new_tokens: int) -> list[Answer]:
+        import openvino as ov
+        import openvino_genai as ov_genai
+
+        sampling = SamplingParams()
+        config = ov_genai.GenerationConfig()
+        config.max_new_tokens = new_tokens
+        config.ignore_eos = True
+        config.do_sample = True
+        config.temperature = sampling.temperature
+        config.top_k = sampling.top_k
+        config.top_p = sampling.top_p
+        config.repetition_penalty = sampling.repetition_penalty
+        running = []
+        for prompt in prompts:
+            answer = Answer(time.monotonic())
+            handle = self._pipeline.add_request(self._next_id, ov.Tensor(np.array([prompt])), config)
+            self._next_id += 1
+            running.append((answer, handle))
+        while self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
+            now = time.monotonic()
+            for answer, handle in running:
+                if handle.can_read():
+                    handle.read()
+                    answer.arrivals.append(now)
+                    answer.ended = now
+        return [answer for answer, _ in running]
+
+
+def main() -> None:
+    name, folder = sys.argv[1:]
+    # Only answers may go to the pipe; what libraries print goes where errors go.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    settings = Settings(
+        model_path=Path(folder), engine="genai" if name == "genai" else "optimum", max_concurrent_requests=64
+    )
+    subject = {
+        "optimum": EngineSubject,
+        "genai": EngineSubject,
+        "generate": GenerateSubject,
+        "pipeline": PipelineSubject,
+    }[name](settings)
+    print(json.dumps({"ready": True}), file=replies, flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        answers = subject.run(command["prompts"], command["new_tokens"])
+        print(json.dumps({"answers": [asdict(answer) for answer in answers]}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

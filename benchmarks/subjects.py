@@ -1,0 +1,114 @@
+"""What is measured: servers with their clients, engines without a server, and a peer."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from benchmarks.child import Child, peak_memory, reset_peak_memory
+from benchmarks.workload import Answer, Run, Workload
+from ovms_local.testing import serve
+from text_generation.prompts import ChatPrompts
+
+ROOT = Path(__file__).parent.parent
+
+
+class Subject(Protocol):
+    """Something that can be asked."""
+
+    def measure(self, workload: Workload) -> Run:
+        """Do the work; RuntimeError where it does not come back as it should."""
+
+
+class ServedModel:
+    """ovms_local with one of our servables, asked over gRPC by tritonclient, a process for each client."""
+
+    def __init__(self, url: str, server_pid: int, clients: Sequence[Child], new_tokens: int, *, stream: bool):
+        self._url, self._server_pid, self._clients, self._stream = url, server_pid, clients, stream
+        self._new_tokens = new_tokens
+        for client in clients:
+            client.send({"url": url, "requests": [], "stream": stream})
+        for client in clients:
+            client.receive()
+
+    def measure(self, workload: Workload) -> Run:
+        """A question a request."""
+        return self.ask(workload, [[[question] for question in own] for own in workload.questions()])
+
+    def ask(self, workload: Workload, requests: list[list[list[str]]]) -> Run:
+        """Requests of one or more prompts, listed for each client."""
+        if workload.new_tokens != self._new_tokens:
+            raise ValueError(f"the server was started for {self._new_tokens} tokens, not {workload.new_tokens}")
+        reset_peak_memory(self._server_pid)
+        asked = list(zip(self._clients, requests, strict=False))
+        for client, own in asked:
+            client.send({"url": self._url, "requests": own, "stream": self._stream})
+        replies = [client.receive() for client, _ in asked]
+        counted = sum(sum(reply["token_counts"]) for reply in replies)
+        # The count leaves out special tokens, which a model that must not stop goes on to make now and then.
+        if not 0.5 * workload.tokens <= counted <= workload.tokens:
+            raise RuntimeError(f"the server counted {counted} tokens where {workload.tokens} were asked for")
+        answers = [Answer(**answer) for reply in replies for answer in reply["answers"]]
+        return Run(workload, answers, peak_memory(self._server_pid))
+
+
+class InProcess:
+    """A child process that loads a model and generates without a server; it is given token ids."""
+
+    def __init__(self, child: Child, prompts: ChatPrompts):
+        self._child, self._prompts = child, prompts
+
+    def measure(self, workload: Workload) -> Run:
+        """The workload's questions."""
+        return self.ask(workload, workload.questions())
+
+    def ask(self, workload: Workload, questions: list[list[str]]) -> Run:
+        """Questions, listed for each client."""
+        reset_peak_memory(self._child.pid)
+        prompts = [self._prompts.encode(own) for own in questions]
+        self._child.send({"prompts": prompts, "new_tokens": workload.new_tokens})
+        answers = [Answer(**answer) for answer in self._child.receive()["answers"]]
+        return Run(workload, answers, peak_memory(self._child.pid))
+
+
+@contextmanager
+def clients(count: int) -> Iterator[list[Child]]:
+    """Client processes, started and idle: each has loaded tritonclient and is connected to nothing."""
+    with ExitStack() as stack:
+        started = []
+        for _ in range(count):
+            child = Child([sys.executable, "-m", "benchmarks.stream_client"])
+            stack.callback(child.close)
+            started.append(child)
+        yield started
+
+
+@contextmanager
+def served(
+    engine: str, servable: str, model: Path, new_tokens: int, client_processes: Sequence[Child]
+) -> Iterator[ServedModel]:
+    """A server with an engine and a servable of ours ("unary" or "stream")."""
+    env = {
+        "ENGINE": engine,
+        "MODEL_PATH": str(model),
+        "MAX_NEW_TOKENS": str(new_tokens),
+        "IGNORE_EOS": "true",
+        "MAX_CONCURRENT_REQUESTS": "64",
+        "LOG_LEVEL": "WARNING",
+    }
+    with serve(ROOT / f"servable_{servable}", env=env) as server:
+        yield ServedModel(
+            server.grpc_url, server.process.pid, client_processes, new_tokens, stream=servable == "stream"
+        )
+
+
+@contextmanager
+def in_process(command: Sequence[str], prompts: ChatPrompts) -> Iterator[InProcess]:
+    """A process that speaks the protocol of benchmarks/in_process.py."""
+    child = Child(command)
+    try:
+        child.receive()
+        yield InProcess(child, prompts)
+    finally:
+        child.close()
