@@ -7,7 +7,7 @@ ARG BASE_IMAGE=openvino/model_server:latest
 FROM ${BASE_IMAGE}
 
 USER root
-# As the base has it; python_deps is where newer releases keep what pyovms's own templates need.
+# As the base has it; newer releases keep jinja2, which the server itself imports, in python_deps.
 ENV LD_LIBRARY_PATH=/ovms/lib \
     PYTHONPATH=/ovms/lib/python:/ovms/python_deps
 # For pip, while building only: the system's Python is the one the server embeds, so no virtual environment.
