@@ -77,7 +77,7 @@ class _NodeState:
         for sync_set in self.config.sync_sets:
             queues = [self.queues[position] for position in sync_set]
             waiting = [queue.packets[0] for queue in queues if queue.packets]
-            if waiting and (timestamp := min(waiting).timestamp) < min(
+            if waiting and (timestamp := min(packet.timestamp for packet in waiting)) < min(
                 (queue.bound for queue in queues if not queue.packets), default=math.inf
             ):
                 order = min(packet.order for packet in waiting if packet.timestamp == timestamp)

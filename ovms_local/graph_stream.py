@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 from ovms_local.errors import ServingError
 from ovms_local.graph import Graph, GraphInstance
 from ovms_local.pyovms import Tensor
+
+_log = logging.getLogger(__name__)
 
 # How far a graph may run ahead of its client, and a client ahead of the graph (MediaPipe's own limit for the latter).
 _MAX_WAITING_OUTPUTS = 64
@@ -146,6 +149,9 @@ class GraphStream:
                 progressed = self._instance.step()
         except ServingError as error:
             self._end(error)
+        except Exception as error:
+            _log.error("stream failed: %s: %s", type(error).__name__, error, exc_info=True)
+            self._end(ServingError("Internal server error"))
 
     def _may_continue(self, progressed: bool) -> bool:
         """Give the instance what came meanwhile; False where the worker has to leave it."""

@@ -87,6 +87,8 @@ class GrpcService:
         try:
             async for output in stream:
                 await context.write(grpc_codec.encode_stream_response(output))
+            if reader.done():
+                reader.result()
         finally:
             reader.cancel()
             stream.cancel()

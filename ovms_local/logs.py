@@ -9,7 +9,7 @@ LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG", "TRACE")
 
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n", "\\n")
+        return super().format(record).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def set_up_logging(level: str) -> None:

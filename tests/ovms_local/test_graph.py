@@ -126,6 +126,12 @@ def test_immediate_handler_takes_what_comes(run):
     assert out == [("out", 1, "n(x1)"), ("out", 2, "n(y2)"), ("out", 4, "n(x4)"), ("out", 5, "n(x5,y5)")]
 
 
+def test_one_stream_may_go_to_two_inputs_of_a_node(run):
+    instance, out = run([node("n", ["A:in", "B:in"], ["OUT:out"])])
+    feed(instance, ("in", 1, "a"))
+    assert out == [("out", 1, "n(a,a)")]
+
+
 def test_sync_sets_are_on_their_own(run):
     handler = sync_sets(["A", "B"])
     instance, out = run([node("n", ["A:x", "B:y", "C:z"], ["OUT:out"], handler)], inputs=("x", "y", "z"))
