@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 export MODEL ?= smollm2-135m-instruct
 SERVABLE ?= unary
+BASE_IMAGE ?= openvino/model_server:latest
+PROFILE ?= cpu
 export PORT REST_PORT
 
 .PHONY: help
@@ -31,8 +33,22 @@ serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|s
 	MODEL_PATH=$(MODEL) exec $(BIN)/python -m ovms_local --config_path servable_$(SERVABLE)/config.json \
 	    --port $(or $(PORT),9000) --rest_port $(or $(REST_PORT),8000)
 
+.PHONY: python_image
+python_image:  ## build openvino/model_server:py (BASE_IMAGE=)
+	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag openvino/model_server:py .
+
+.PHONY: up
+up:  ## both servables on this machine with compose (PROFILE=cpu|gpu; variables in deploy/README.md)
+	RENDER_GROUP=$${RENDER_GROUP:-$$(stat -c %g /dev/dri/render* 2>/dev/null | head -1 || true)} \
+	    docker compose --profile $(PROFILE) up --detach --wait
+
+.PHONY: down
+down:  ## stop them
+	docker compose --profile cpu --profile gpu down
+
 .PHONY: test
 test: lint $(VENV)/installed-dev  ## all tests, on the real model
+	./tests/install_system_packages.sh
 	$(BIN)/pytest
 
 .PHONY: test-fast
@@ -43,6 +59,7 @@ test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no
 lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/hadolint Dockerfile
 
 .PHONY: bench-server
 bench-server: $(VENV)/installed-dev  ## what ovms_local itself costs, with an echo node
