@@ -27,6 +27,7 @@ SCRIPT = Path(__file__).parent.parent / "download_model.py"
 REPOSITORY = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 NAME = "tiny-llama-1b-chat"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+KILLS = int(os.environ.get("KILLS", "2"))
 TOKEN = "hf_of_someone_who_accepted"
 
 
@@ -356,6 +357,7 @@ class TestSource:
         assert_one_line_error(done, "disk is full")
         assert place.names() == []
 
+    @pytest.mark.timeout(300 + 60 * KILLS)
     def test_killed(self, place: Place, small_checkpoint: Path) -> None:
         """SIGKILL at random moments (KILLS of them): never a broken folder, and the next run makes the same one."""
         arguments = ["--model", NAME, "--source", str(small_checkpoint)]
@@ -364,7 +366,7 @@ class TestSource:
         duration = time.monotonic() - started
         folder = place.folder / NAME
         undisturbed = hashes(folder)
-        for _ in range(int(os.environ.get("KILLS", "2"))):
+        for _ in range(KILLS):
             if random.random() < 0.5:  # half of the runs replace a folder, half make it
                 shutil.rmtree(folder, ignore_errors=True)
             existed = folder.exists()
