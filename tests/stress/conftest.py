@@ -1,6 +1,6 @@
 """The servables, served for people who break things, and the report of what came of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -36,13 +36,13 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def serving(int8_model) -> Serving:
-    """serving("stream", ENGINE="genai", ...): a server with this servable and these settings, and no others."""
+    """serving("stream", arguments, ENGINE="genai", ...): a server with this servable, and these settings alone."""
 
     @contextmanager
-    def start(servable: str, **settings: object) -> Iterator[RunningServer]:
+    def start(servable: str, arguments: Sequence[str] = (), **settings: object) -> Iterator[RunningServer]:
         environment = dict.fromkeys(name.upper() for name in Settings.model_fields) | {"MODEL_PATH": str(int8_model)}
         environment |= {name: str(value) for name, value in settings.items()}
-        with serve(ROOT / f"servable_{servable}", env=environment) as server:
+        with serve(ROOT / f"servable_{servable}", env=environment, args=arguments) as server:
             yield server
 
     return start

@@ -1,0 +1,37 @@
+"""SIGTERM while requests are in flight: the servables' side of it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from tests.stress import clients, watch
+
+pytestmark = pytest.mark.slow
+
+CLIENTS = 3
+
+
+@pytest.mark.parametrize("servable", ["unary", "stream"])
+def test_answers_are_finished_before_the_end(serving, engine, servable):
+    ask = clients.stream if servable == "stream" else clients.unary
+    settings = {"MAX_NEW_TOKENS": 60, "IGNORE_EOS": 1, "LOG_LEVEL": "DEBUG"}
+    with serving(servable, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
+        answers = [pool.submit(ask, server.grpc_url, "Tell me a story.") for _ in range(CLIENTS)]
+        watch.until(lambda: server.log.count(" 1 prompts: [") == CLIENTS)
+        assert server.stop() == 0
+        assert all(answer.result().error is None and answer.result().token_count > 0 for answer in answers)
+        assert len(watch.generated(server)) == CLIENTS
+        assert "Traceback" not in server.log
+
+
+def test_what_takes_too_long_is_ended(serving, engine):
+    settings = {"MAX_NEW_TOKENS": 8000, "IGNORE_EOS": 1}
+    arguments = ("--shutdown_timeout", "1")
+    with serving("stream", arguments, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
+        answers = [pool.submit(clients.stream, server.grpc_url, "Tell me a story.") for _ in range(CLIENTS)]
+        assert server.stop() == 0
+        for answer in answers:
+            with pytest.raises(InferenceServerException):
+                answer.result()
+        assert "Traceback" not in server.log
