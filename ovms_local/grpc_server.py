@@ -152,9 +152,16 @@ def _told(method: Callable) -> Callable:
 
 
 async def start_grpc_server(data_plane: DataPlane, workers: Executor, target: str) -> grpc.aio.Server:
-    """Start to listen on `target`, `address:port`."""
+    """Start to listen on `target`, `address:port`.
+
+    Raises:
+        OSError: it can't be listened on.
+    """
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers([GrpcService(data_plane, workers).handler()])
-    server.add_insecure_port(target)
+    try:
+        server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise OSError(f"can't listen on {target} for gRPC") from error
     await server.start()
     return server

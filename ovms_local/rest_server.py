@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MAX_BODY = 1 << 30
+# Seconds: a client that keeps its connection must not find it closed when it comes back a little later.
+_KEEP_ALIVE = 60
 _OPENAPI = Path(__file__).with_name("openapi.json")
 
 
@@ -109,11 +111,15 @@ class RestServer(uvicorn.Server):
     """uvicorn within an event loop that is not its own: signals are not its business."""
 
     def __init__(self, api: RestApi, shutdown_timeout: float) -> None:
-        super().__init__(
-            uvicorn.Config(
-                api.app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=shutdown_timeout
-            )
+        config = uvicorn.Config(
+            api.app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_keep_alive=_KEEP_ALIVE,
+            timeout_graceful_shutdown=shutdown_timeout,
         )
+        super().__init__(config)
 
     def capture_signals(self) -> contextlib.AbstractContextManager:
         """Leave the signals alone."""

@@ -507,7 +507,7 @@ def test_a_client_that_does_not_read_holds_the_generator_back(stub, events):
     slow, quick = Stream(stub), Stream(stub)
     slow.send(request("stream", {"count": 5000, "size": 1 << 20}))
     slow.read()
-    # While another stream gets all of its outputs, the first one gets a few ahead of what the connection's buffers take.
+    # While another stream gets all of its outputs, the first one gets a few ahead of what the connection takes.
     quick.send(request("stream", {"count": 5000}))
     quick.half_close()
     assert len(quick.read_all()) == 5000

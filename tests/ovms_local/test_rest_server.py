@@ -219,6 +219,11 @@ def test_malformed_bodies(rest, body, status):
     assert json.loads(answer)["error"]
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
+def test_the_content_type_does_not_matter(rest, content_type):
+    assert rest(ECHO, {"inputs": [INPUT]}, headers={"Content-Type": content_type})[0] == 200
+
+
 def test_unknown_and_broken_graphs_and_failing_nodes(infer):
     order = ["BYTES", [1], [json.dumps({"raise": "on purpose"})]]
     assert infer(*order, path="/v2/models/nope/infer")[0] == 404

@@ -8,12 +8,14 @@ import sys
 import threading
 from pathlib import Path
 
+import grpc
 import pytest
 import tritonclient.grpc as tritongrpc
+from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import ServerDied, free_port, serve
-from tests.ovms_local.kserve_requests import triton_inputs
+from tests.ovms_local.kserve_requests import Stream, request, triton_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -245,6 +247,17 @@ def test_it_runs_as_another_user(make_servable):
     assert "user 65534\n" in output
 
 
+def test_the_handlers_path_is_relative_to_the_entrys_base_path(make_servable, tmp_path):
+    folder = make_servable(ECHO, handler="handler_of_test_server.py")
+    (folder / "graphs").mkdir()
+    (folder / "graph.pbtxt").rename(folder / "graphs" / "my.pbtxt")
+    entry = {"name": "g", "base_path": str(folder), "graph_path": "graphs/my.pbtxt"}
+    config = tmp_path / "other.json"
+    config.write_text(json.dumps({"model_config_list": [{"config": entry}]}))
+    with serve(config) as server, tritongrpc.InferenceServerClient(server.grpc_url) as client:
+        assert client.infer("g", triton_inputs("x")).as_numpy("out")[0] == b"x"
+
+
 # Signals
 
 
@@ -275,6 +288,24 @@ def test_a_signal_lets_the_running_request_end_and_takes_no_other(make_servable,
         assert server.process.wait(30) == 0
     assert results[0][1] is None
     assert server.log.index("the node is finalized") < server.log.index("stopped")
+
+
+def test_a_signal_lets_the_running_generator_end(gate, tmp_path):
+    folder = Path(__file__).parent / "servable"
+    with (
+        serve(folder, env={"EVENTS": str(tmp_path / "events")}) as server,
+        grpc.insecure_channel(server.grpc_url) as channel,
+    ):
+        stream = Stream(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        stream.send(request("stream", {"count": 3, "wait_at": 1, "wait_for": str(gate)}))
+        assert stream.read_text() == "out 0"
+        server.process.terminate()
+        server.wait_for_log("stopping")
+        gate.write_text("")
+        assert stream.read_all() == ["out 1", "out 2"]
+        stream.half_close()
+        assert server.process.wait(30) == 0
+    assert (tmp_path / "events").read_text().splitlines()[-2:] == ["finalize scripted", "finalize stream"]
 
 
 def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
