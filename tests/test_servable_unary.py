@@ -79,7 +79,7 @@ def test_the_demos_curl_request_has_the_demos_layout(unary_server):
         ([b"\xff\xfe"], "element 1 of pre_prompt is not UTF-8"),
         (["fine", "a\0b"], "prompt 2 of 2 has a null byte"),
         ([f"{'word ' * 8200}"], "a prompt has 8231 tokens, but prompt and completion share a context of 8192"),
-        (["Hello"] * 65, "65 prompts, but MAX_PROMPTS_PER_REQUEST is 64"),
+        (["Hello"] * 33, "33 prompts, but MAX_PROMPTS_PER_REQUEST is 32"),
     ],
 )
 def test_a_request_that_cannot_be_served_says_why_and_harms_nobody(unary_server, prompts, says):

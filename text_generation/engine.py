@@ -2,13 +2,14 @@
 
 import json
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from importlib.metadata import version
 
 from tokenizers import Tokenizer
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
 from text_generation import model_folder
 from text_generation.admission import Admission
@@ -85,7 +86,11 @@ class Engine(ABC):
         eos = GenerationConfig.from_pretrained(settings.model_path).eos_token_id
         self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [eos])
         self._admission = Admission(
-            settings.max_concurrent_requests, settings.max_queued_requests, settings.queue_timeout_s
+            settings.max_concurrent_requests,
+            settings.max_queued_requests,
+            settings.queue_timeout_s,
+            # GenAI's scheduler keeps to the size of its cache by itself.
+            math.inf if settings.engine == "genai" else settings.kv_cache_gb * 2**30 // kv_cache_bytes(config),
         )
 
     def submit(self, prompts: list[list[int]], sampling: SamplingParams) -> Generation:
@@ -111,7 +116,7 @@ class Engine(ABC):
         return Generation(steps, len(prompts), self._tokenizer, self._special_token_ids)
 
     def _in_turn(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        with self._admission.place():
+        with self._admission.place(max(map(len, prompts)) * len(prompts) + sum(budgets)):
             yield from self._generate(prompts, budgets, sampling)
 
     @abstractmethod
@@ -121,6 +126,13 @@ class Engine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop the engine and end what runs on it."""
+
+
+def kv_cache_bytes(config: PretrainedConfig) -> int:
+    """Bytes that a token takes in the key-value cache, at the 16 bits that its 8 bits and their upkeep come to."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers * 2 * heads * head_size * 2
 
 
 def load(settings: Settings) -> tuple[ChatPrompts, Engine]:

@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     max_concurrent_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(128, ge=0)
     queue_timeout_s: float = Field(60, ge=0, allow_inf_nan=False)
-    max_prompts_per_request: int = Field(64, ge=1)
-    max_prompt_tokens_per_request: int = Field(16384, ge=1)
+    max_prompts_per_request: int = Field(32, ge=1)
+    max_prompt_tokens_per_request: int = Field(8192, ge=1)
     kv_cache_gb: int = Field(2, ge=1)
 
     @classmethod

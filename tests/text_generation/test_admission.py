@@ -51,7 +51,7 @@ def test_those_who_wait_are_served_in_order():
 
 def test_a_full_queue_turns_away_at_once_and_names_the_limits():
     admission = Admission(capacity=1, max_queued=0, timeout_s=60)
-    with admission.place(), pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS and MAX_QUEUED_REQUESTS"):
+    with admission.place(), pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS, KV_CACHE_GB and MAX_QUEUED_REQUESTS"):
         admission.place().__enter__()
     with admission.place():
         pass
@@ -73,3 +73,36 @@ def test_a_place_is_given_back_after_an_error():
         1 / 0  # noqa: B018
     with admission.place():
         pass
+
+
+def test_requests_together_keep_to_the_tokens_that_there_is_room_for():
+    admission = Admission(capacity=10, max_queued=0, timeout_s=0, max_tokens=100)
+    with admission.place(60), admission.place(40), pytest.raises(BusyError, match="KV_CACHE_GB"):
+        admission.place(1).__enter__()
+    with admission.place(60), pytest.raises(BusyError):
+        admission.place(41).__enter__()
+
+
+def test_a_request_of_more_tokens_than_there_is_room_for_runs_alone():
+    admission = Admission(capacity=10, max_queued=0, timeout_s=0, max_tokens=100)
+    with admission.place(1), pytest.raises(BusyError):
+        admission.place(101).__enter__()
+    with admission.place(101), pytest.raises(BusyError):
+        admission.place(1).__enter__()
+
+
+def test_a_small_request_does_not_overtake_a_large_one_but_goes_on_when_that_gives_up():
+    admission = Admission(capacity=10, max_queued=10, timeout_s=0.5, max_tokens=100)
+    served = []
+
+    def work(tokens):
+        with admission.place(tokens):
+            served.append(tokens)
+
+    with ThreadPoolExecutor(2) as pool, admission.place(60):
+        large = pool.submit(work, 50)
+        wait_until_queued(admission, 1)
+        pool.submit(work, 10).result()
+        with pytest.raises(BusyError):
+            large.result()
+    assert served == [10]

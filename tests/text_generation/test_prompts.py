@@ -66,7 +66,7 @@ def test_a_system_prompt_comes_first(int8_model, tokenizer):
         ([], "no prompt"),
         ([""], "prompt 1 of 1 is empty"),
         (["a", "b\0c"], "prompt 2 of 2 has a null byte"),
-        (["a"] * 65, "65 prompts, but MAX_PROMPTS_PER_REQUEST is 64"),
+        (["a"] * 33, "33 prompts, but MAX_PROMPTS_PER_REQUEST is 32"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_with_the_reason(prompts, questions, says):
