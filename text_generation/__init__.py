@@ -1,1 +1,10 @@
 """Chat models in OpenVINO Model Server's Python nodes: prepare a model, turn prompts into text pieces."""
+
+import os
+import tempfile
+from pathlib import Path
+
+try:
+    Path.home()
+except RuntimeError:  # no HOME and a user id without a name, as some clusters run containers: OpenVINO can't be imported
+    os.environ["HOME"] = tempfile.gettempdir()

@@ -1,0 +1,25 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# What text_generation imports is imported first: its files may not be readable for the other user.
+AS_NOBODY_KNOWN = """
+import os, pathlib, sys, tempfile
+os.environ.pop("HOME", None)
+os.setuid(54321)
+import text_generation
+print(pathlib.Path.home())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_without_a_name_or_a_home_gets_one():
+    result = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY_KNOWN], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.stdout.strip() == tempfile.gettempdir(), result.stderr
