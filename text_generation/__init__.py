@@ -6,5 +6,5 @@ from pathlib import Path
 
 try:
     Path.home()
-except RuntimeError:  # no HOME and a user id without a name, as some clusters run containers: OpenVINO can't be imported
+except RuntimeError:  # no HOME and a user id without a name, as in some clusters: importing OpenVINO fails
     os.environ["HOME"] = tempfile.gettempdir()
