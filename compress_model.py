@@ -52,6 +52,11 @@ def compress_model(arguments: argparse.Namespace) -> None:
         if precision not in missing:
             if not (missing and model_folder.is_complete(folder)):
                 raise model_folder.exists_error(folder)
+            kept = model_folder.read(folder)
+            if info and kept and kept.source != info.source:
+                raise model_folder.ModelFolderError(
+                    f"{folder} was made from {kept.source}, and {original} from {info.source}; --force makes it anew"
+                )
             print(f"{folder} is kept; --force makes it anew", flush=True)
     original_size = (original / "openvino_model.bin").stat().st_size
     shares = sum(SIZE_SHARES[precision] for precision in missing)

@@ -142,6 +142,23 @@ def test_broken_folder_is_not_taken_for_a_finished_one(place: Path) -> None:
     assert_one_line_error(done, f"{NAME}_FP16 exists but is no whole model", "--force")
 
 
+def test_folder_of_another_checkpoint_is_not_kept(place: Path) -> None:
+    other = place / (NAME + "_FP16")
+    shutil.copytree(place / NAME, other)
+    info = other / model_folder.MODEL_INFO
+    info.write_text(info.read_text().replace(model_folder.read(other).source, "another/repository@1"))
+    assert_one_line_error(compress(place, "--precision", "FP16", "INT8"), "another/repository@1", "--force")
+
+
+def test_too_little_memory_to_calibrate(place: Path) -> None:
+    (place / NAME / model_folder.MODEL_INFO).unlink()
+    # Weights with a hole behind them, as large as the machine's memory.
+    os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
+    done = compress(place, "--precision", "INT4", "--calibrate")
+    assert_one_line_error(done, "too little memory to calibrate", "leave out --calibrate")
+    assert names(place) == [NAME]
+
+
 def test_disk_full(place: Path) -> None:
     limit = 100_000  # bytes that a file may have: less than the weights
     done = compress(

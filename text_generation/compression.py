@@ -12,18 +12,25 @@ import numpy as np
 import openvino as ov
 from transformers import AutoTokenizer
 
+from text_generation.machine import MachineError, available_memory, gigabytes
 from text_generation.model_folder import MODEL_INFO, ModelFolderError
 from text_generation.models import Int4Recipe, data_text
-from text_generation.perplexity import language_model_inputs
+from text_generation.perplexity import language_model_inputs, memory_needed
 from text_generation.progress import growth
 
 
 def compress(source: Path, folder: Path, precision: str, recipe: Int4Recipe, *, calibrate: bool = False) -> None:
     """Write the model of the folder `source`, at another precision, with all its other files into an existing `folder`.
 
-    With `calibrate`, INT4 is chosen with AWQ and scale estimation (https://arxiv.org/abs/2306.00978) from how the model
-    behaves on the bundled chats, which costs time and memory and keeps more of the quality.
+    With `calibrate`, the scales of INT4 are chosen by AWQ (https://arxiv.org/abs/2306.00978) and scale estimation from
+    what the model computes on the bundled chats, which costs time and memory and keeps more of the quality.
+
+    Raises ModelFolderError if the original is damaged and MachineError if there is too little memory to calibrate.
     """
+    if calibrate and precision == "INT4" and available_memory() < (needed := memory_needed(source)):
+        raise MachineError(
+            f"too little memory to calibrate: running the FP32 model takes {gigabytes(needed)}; leave out --calibrate"
+        )
     for path in source.iterdir():
         if path.name not in (MODEL_INFO, "openvino_model.xml", "openvino_model.bin"):
             shutil.copyfile(path, folder / path.name)

@@ -96,9 +96,8 @@ def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     add half to the peak. A file opened once per weight is in memory no longer than that weight.
     """
     weights = {}
-    files = weight_files(checkpoint)
     with tqdm(desc="Loading", total=4 * parameter_count(checkpoint), unit="B", unit_scale=True, disable=None) as bar:
-        for file in files:
+        for file in weight_files(checkpoint):
             with safe_open(file, framework="pt") as opened:
                 names = opened.keys()
             for name in names:

@@ -25,7 +25,8 @@ def perplexity(folder: Path) -> float:
 
 
 def memory_needed(folder: Path) -> int:
-    """About how many bytes `perplexity` takes: the weights as they are and as the CPU plugin packs them, and logits."""
+    """About how many bytes it takes to run the folder's model: its weights, their copy that the CPU plugin lays out in
+    its own order, and a gigabyte for the rest."""
     return 2 * (folder / "openvino_model.bin").stat().st_size + 1_000_000_000
 
 
