@@ -1,5 +1,6 @@
 """The servables, served for people who break things, and the report of what came of it."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from ovms_local.testing import RunningServer, serve
 from tests.stress import scale as scales
-from tests.stress.report import Report
+from tests.stress.report import Report, Row
 from text_generation.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,6 +26,14 @@ def scale() -> scales.Scale:
 @pytest.fixture(scope="session")
 def report() -> Report:
     return REPORT
+
+
+def pytest_runtest_logreport(report):
+    """The model commands' own tests kill them, KILLS times each."""
+    if report.when == "call" and report.nodeid.endswith("test_killed"):
+        row = Row(f"{report.nodeid.split('::')[0]}: SIGKILL at a random moment", int(os.environ.get("KILLS", "2")))
+        row.lost += [report.longreprtext.splitlines()[-1]] if report.failed else []
+        REPORT.rows.append(row)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -6,27 +6,30 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Counts of one run of the stress tests; the long run's minutes are per engine."""
+    """Counts of one run of the stress tests.
+
+    `steps` is how much of a large answer is waited for (None: all); the long run's minutes are per engine.
+    """
 
     leaving_clients: int
     overloads: int
-    killed_commands: int
     hostile_requests: int
+    steps: int | None
     long_run_minutes: dict[str, float]
 
 
 SHORT = Scale(
     leaving_clients=3,
     overloads=1,
-    killed_commands=3,
     hostile_requests=300,
+    steps=3,
     long_run_minutes={"optimum": 0.25, "genai": 0.25},
 )
 LONG = Scale(
     leaving_clients=200,
     overloads=10,
-    killed_commands=30,
     hostile_requests=20_000,
+    steps=None,
     long_run_minutes={"optimum": 30, "genai": 5},
 )
 

@@ -18,7 +18,7 @@ def test_answers_are_finished_before_the_end(serving, engine, servable):
     settings = {"MAX_NEW_TOKENS": 60, "IGNORE_EOS": 1, "LOG_LEVEL": "DEBUG"}
     with serving(servable, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
         answers = [pool.submit(ask, server.grpc_url, "Tell me a story.") for _ in range(CLIENTS)]
-        watch.until(lambda: server.log.count(" 1 prompts: [") == CLIENTS)
+        watch.until(lambda: server.log.count("'Tell me a story.'") == CLIENTS)
         assert server.stop() == 0
         assert all(answer.result().error is None and answer.result().token_count > 0 for answer in answers)
         assert len(watch.generated(server)) == CLIENTS

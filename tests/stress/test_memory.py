@@ -1,0 +1,47 @@
+"""The largest requests that the limits let in, several at once, have the peak that SECURITY.md names."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.stress import clients
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+
+PEAK_MB = 4000
+# Their chat prompts have 255 and 8,031 tokens: just within MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
+MANY = ["word " * 224] * 32
+LONG = ["word " * 8000]
+
+
+def test_the_largest_requests_at_once(serving, engine, scale, report):
+    title = (
+        f"{engine}: requests as large as the limits allow, {len(MANY)} prompts or {len(LONG[0])} characters, at once"
+    )
+    with report.row(title) as row, serving("stream", ENGINE=engine, IGNORE_EOS=1) as server:
+        with ThreadPoolExecutor(4) as pool:
+            for error in pool.map(lambda prompts: ask(server.grpc_url, prompts, scale.steps), [MANY, LONG, MANY, LONG]):
+                row.done += 1
+                row.lost += [error] if error else []
+        peak = peak_mb(server.process.pid)
+        row.measured = f"peak {peak:,.0f} MB"
+        assert peak < PEAK_MB
+
+
+def ask(url: str, prompts: list[str], steps: int) -> str | None:
+    """Take part in `steps` steps of the answer, or all; the error, where there is one."""
+    with clients.open_stream(url) as (client, arrived):
+        client.async_stream_infer("python_model", [clients.pre_prompt(prompts)])
+        for name, value in islice(clients.outputs(arrived, timeout_s=1800), steps):
+            if name == "error_message":
+                return value[0].decode()
+    return None
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process ever held."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6
