@@ -34,7 +34,7 @@ def model_cache() -> Path:
     cache = caches / key.hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     os.utime(cache)
-    for other in caches.iterdir():
+    for other in caches.glob("[0-9a-f]" * 16):
         if time.time() - other.stat().st_mtime > WEEK:
             shutil.rmtree(other, ignore_errors=True)
     return cache
