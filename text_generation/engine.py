@@ -6,6 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 
 from tokenizers import Tokenizer
@@ -150,8 +151,8 @@ def load(settings: Settings) -> tuple[ChatPrompts, Engine]:
     try:
         prompts = ChatPrompts(settings)
         engine = ChosenEngine(settings, prompts.tokenizer)
-        # The first inference compiles kernels, and proves that the model runs before anyone is told that it does.
-        engine.submit(prompts.encode(["Hello"]), SamplingParams(max_new_tokens=2)).join()
+        # The first inference compiles kernels, and proves that model and settings work before anyone is told so.
+        engine.submit(prompts.encode(["Hello"]), replace(settings.sampling, max_new_tokens=2)).join()
     except Exception as error:
         cause = " ".join(str(error).split())
         raise model_folder.ModelFolderError(
