@@ -60,8 +60,8 @@ relativity="What is the theory of relativity?"
 einstein="Who is Albert Einstein?"
 request='{"inputs":[{"name" : "pre_prompt", "shape" : [1], "datatype" : "BYTES", "data" : ["'$relativity'"]}]}'
 
-[ -d "$MODEL" ] || run python download_model.py --model "$MODEL"
-[ -d "${MODEL}_INT8_compressed_weights" ] || run python compress_model.py --model "$MODEL"
+[ -f "$MODEL/model_info.json" ] || run python download_model.py --model "$MODEL"
+[ -f "${MODEL}_INT8_compressed_weights/model_info.json" ] || run python compress_model.py --model "$MODEL"
 
 serve servable_unary
 run python client_unary.py --url "localhost:$PORT" --prompt "$relativity"
