@@ -14,6 +14,7 @@ class Scale:
     leaving_clients: int
     overloads: int
     hostile_requests: int
+    large_requests: int
     steps: int | None
     long_run_minutes: dict[str, float]
 
@@ -22,6 +23,7 @@ SHORT = Scale(
     leaving_clients=3,
     overloads=1,
     hostile_requests=300,
+    large_requests=1,
     steps=3,
     long_run_minutes={"optimum": 0.25, "genai": 0.25},
 )
@@ -29,6 +31,7 @@ LONG = Scale(
     leaving_clients=200,
     overloads=10,
     hostile_requests=20_000,
+    large_requests=4,
     steps=None,
     long_run_minutes={"optimum": 30, "genai": 5},
 )
