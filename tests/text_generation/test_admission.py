@@ -51,7 +51,10 @@ def test_those_who_wait_are_served_in_order():
 
 def test_a_full_queue_turns_away_at_once_and_names_the_limits():
     admission = Admission(capacity=1, max_queued=0, timeout_s=60)
-    with admission.place(), pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS, KV_CACHE_GB and MAX_QUEUED_REQUESTS"):
+    with (
+        admission.place(),
+        pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS, KV_CACHE_GB and MAX_QUEUED_REQUESTS"),
+    ):
         admission.place().__enter__()
     with admission.place():
         pass
