@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +48,8 @@ def make(folder: Path, tokenizer_folder: Path, shape: LlamaConfig = SHAPE) -> No
         export = [sys.executable, ROOT / "download_model.py", "--model", NAME, "--source", checkpoint]
         subprocess.run([*export, "--output-dir", scratch], check=True, stdout=sys.stderr)
         compression.compress(Path(scratch) / NAME, new, "INT4", MODELS[NAME].int4)
-        model_folder.write_info(new, model=NAME, precision="INT4", source="random weights", packages={})
+        packages = {name: version(name) for name in ("openvino", "nncf")}
+        model_folder.write_info(new, model=NAME, precision="INT4", source="random weights", packages=packages)
 
 
 def _save_checkpoint(folder: Path, shape: LlamaConfig, tokenizer_folder: Path) -> None:

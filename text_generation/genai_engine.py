@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -15,6 +16,10 @@ from text_generation.engine import Engine, Step
 from text_generation.errors import RequestError
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
+
+# A step keeps Python's global lock from its beginning to its end, so readers would have each piece a step or two late.
+# What they do with it can happen between the steps alone; this is the time for it, in seconds.
+HANDOVER_S = 0.0005
 
 
 class GenaiEngine(Engine):
@@ -84,10 +89,13 @@ class GenaiEngine(Engine):
                     request.cancel_if_abandoned()
                 self._pipeline.step()
                 running = [request for request in running if request.collect()]
+                time.sleep(HANDOVER_S)
             except Exception as error:
                 for request in {*running, *arrived}:
                     request.fail(error)
                 if self._closing:
+                    if self._pipeline.has_non_finished_requests():
+                        self._pipeline.step()  # drops what was cancelled; at its end the pipeline would complain of it
                     return
                 running = []
 
