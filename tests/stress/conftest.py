@@ -51,7 +51,7 @@ def serving(int8_model) -> Serving:
     def start(servable: str, arguments: Sequence[str] = (), **settings: object) -> Iterator[RunningServer]:
         environment = dict.fromkeys(name.upper() for name in Settings.model_fields) | {"MODEL_PATH": str(int8_model)}
         environment |= {name: str(value) for name, value in settings.items()}
-        with serve(ROOT / f"servable_{servable}", env=environment, args=arguments) as server:
+        with serve(ROOT / f"servable_{servable}", env=environment, args=arguments, ready_timeout=250) as server:
             yield server
 
     return start

@@ -35,3 +35,20 @@ def resident_mb(server: RunningServer) -> float:
 def threads(server: RunningServer) -> int:
     """Threads that the server has now."""
     return psutil.Process(server.process.pid).num_threads()
+
+
+def processor_seconds(server: RunningServer) -> float:
+    """Processor time that the server has used so far, on all cores together."""
+    times = psutil.Process(server.process.pid).cpu_times()
+    return times.user + times.system
+
+
+def until_idle(server: RunningServer) -> None:
+    """Wait until the server does nothing any more."""
+
+    def idle() -> bool:
+        before = processor_seconds(server)
+        threading.Event().wait(0.2)
+        return processor_seconds(server) - before < 0.03
+
+    until(idle)
