@@ -55,8 +55,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with clients(max(counts)) as client_processes:
         for model in wanted:
-            # Requests take turns on Optimum's engine, so its throughput is flat and runs with many clients are long: one
-            # model shows it, which keeps the whole within half an hour.
+            # Requests take turns on Optimum's engine, so its throughput is flat and runs with many clients are long.
+            # One model shows it, which keeps the whole within half an hour.
             optimum_counts = counts if model is wanted[0] else [count for count in counts if count <= 8]
             served_counts = {"genai": counts, "optimum": optimum_counts}
             measure_model(model, served_counts, repeats, client_processes, reader, peer, results)
