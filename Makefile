@@ -55,11 +55,19 @@ test: lint $(VENV)/installed-dev  ## all tests, on the real model
 test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no model
 	$(BIN)/pytest -m "not slow"
 
+.PHONY: stress
+stress: $(VENV)/installed-dev  ## the long forms of the tests that break things, and a report (about two hours)
+	STRESS=long KILLS=30 $(BIN)/pytest --timeout 7200 tests/stress tests/test_download_model.py tests/test_compress_model.py
+
 .PHONY: lint
 lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/hadolint Dockerfile
+
+.PHONY: bench
+bench: $(VENV)/installed-dev  ## engines, server and peers side by side (ARGS=--quick, ARGS="--peer llama.cpp")
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-server
 bench-server: $(VENV)/installed-dev  ## what ovms_local itself costs, with an echo node
