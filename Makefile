@@ -56,8 +56,9 @@ test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no
 	$(BIN)/pytest -m "not slow"
 
 .PHONY: stress
-stress: $(VENV)/installed-dev  ## the long forms of the tests that break things, and a report (about two hours)
-	STRESS=long KILLS=30 $(BIN)/pytest --timeout 7200 tests/stress tests/test_download_model.py tests/test_compress_model.py
+stress: $(VENV)/installed-dev  ## the long forms of the tests that break things, and a report (STRESS_MINUTES=)
+	STRESS=long KILLS=30 $(BIN)/pytest --timeout 7200 tests/stress \
+	    tests/test_download_model.py::TestSource::test_killed tests/test_compress_model.py::test_killed
 
 .PHONY: lint
 lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
