@@ -18,8 +18,10 @@ from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
 
 # A step keeps Python's global lock from its beginning to its end, so readers would have each piece a step or two late.
-# What they do with it can happen between the steps alone; this is the time for it, in seconds.
+# What they, and the server's health checks, do can happen between the steps alone. This is the time for it: seconds at
+# least, and a share of the step, since long steps leave more to be done.
 HANDOVER_S = 0.0005
+HANDOVER_SHARE = 0.03
 
 
 class GenaiEngine(Engine):
@@ -87,9 +89,11 @@ class GenaiEngine(Engine):
                 running += [request for request in arrived if request.start(self._pipeline, self._request_ids)]
                 for request in running:
                     request.cancel_if_abandoned()
+                started = time.monotonic()
                 self._pipeline.step()
+                step_s = time.monotonic() - started
                 running = [request for request in running if request.collect()]
-                time.sleep(HANDOVER_S)
+                time.sleep(max(HANDOVER_S, HANDOVER_SHARE * step_s))
             except Exception as error:
                 for request in {*running, *arrived}:
                     request.fail(error)
