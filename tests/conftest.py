@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,9 @@ import pytest
 from filelock import FileLock
 
 from ovms_local.testing import RunningServer, serve
+
+# Started in the background, a shell's commands ignore Ctrl-C, and so would the processes of the tests that send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m-instruct"
