@@ -57,7 +57,7 @@ test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no
 
 .PHONY: stress
 stress: $(VENV)/installed-dev  ## the long forms of the tests that break things, and a report (STRESS_MINUTES=)
-	STRESS=long KILLS=30 $(BIN)/pytest --timeout 7200 tests/stress \
+	STRESS=long KILLS=30 $(BIN)/pytest --timeout 7200 -o faulthandler_timeout=7500 tests/stress \
 	    tests/test_download_model.py::TestSource::test_killed tests/test_compress_model.py::test_killed
 
 .PHONY: lint

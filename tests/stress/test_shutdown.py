@@ -10,6 +10,7 @@ from tests.stress import clients, watch
 pytestmark = pytest.mark.slow
 
 CLIENTS = 3
+QUESTION = "Tell me a story."
 
 
 @pytest.mark.parametrize("servable", ["unary", "stream"])
@@ -17,8 +18,8 @@ def test_answers_are_finished_before_the_end(serving, engine, servable):
     ask = clients.stream if servable == "stream" else clients.unary
     settings = {"MAX_NEW_TOKENS": 60, "IGNORE_EOS": 1, "LOG_LEVEL": "DEBUG"}
     with serving(servable, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
-        answers = [pool.submit(ask, server.grpc_url, "Tell me a story.") for _ in range(CLIENTS)]
-        watch.until(lambda: server.log.count("'Tell me a story.'") == CLIENTS)
+        answers = [pool.submit(ask, server.grpc_url, QUESTION) for _ in range(CLIENTS)]
+        watch.until(lambda: server.log.count(repr(QUESTION)) == CLIENTS)
         assert server.stop() == 0
         assert all(answer.result().error is None and answer.result().token_count > 0 for answer in answers)
         assert len(watch.generated(server)) == CLIENTS
@@ -26,10 +27,12 @@ def test_answers_are_finished_before_the_end(serving, engine, servable):
 
 
 def test_what_takes_too_long_is_ended(serving, engine):
-    settings = {"MAX_NEW_TOKENS": 8000, "IGNORE_EOS": 1}
+    settings = {"MAX_NEW_TOKENS": 8000, "IGNORE_EOS": 1, "LOG_LEVEL": "DEBUG"}
     arguments = ("--shutdown_timeout", "1")
     with serving("stream", arguments, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
-        answers = [pool.submit(clients.stream, server.grpc_url, "Tell me a story.") for _ in range(CLIENTS)]
+        answers = [pool.submit(clients.stream, server.grpc_url, QUESTION) for _ in range(CLIENTS)]
+        # All are in: gRPC's client can wait for ever where the server stops while it connects.
+        watch.until(lambda: server.log.count(repr(QUESTION)) == CLIENTS)
         assert server.stop() == 0
         for answer in answers:
             with pytest.raises(InferenceServerException):
