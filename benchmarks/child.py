@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -43,13 +45,22 @@ class Child:
 
 
 def reset_peak_memory(pid: int) -> None:
-    """Start the process's peak memory afresh (Linux: proc(5), clear_refs)."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    """Start the peak memory of a process and of its children afresh (Linux: proc(5), clear_refs)."""
+    for member in _family(pid):
+        Path(f"/proc/{member}/clear_refs").write_text("5")
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that the process had resident since its start or the last reset."""
+    """The most bytes resident since the start or the last reset: the process's own peak and its children's."""
+    return 1024 * sum(_peak_kb(member) for member in _family(pid))
+
+
+def _family(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def _peak_kb(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
+            return int(line.split()[1])
     raise RuntimeError(f"process {pid} has ended")

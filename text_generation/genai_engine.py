@@ -1,180 +1,176 @@
 """OpenVINO GenAI's continuous batching: requests join and leave one running batch at any step."""
 
+import contextlib
 import itertools
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
+from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
-import openvino as ov
-import openvino_genai as ov_genai
 from tokenizers import Tokenizer
 
 from text_generation.engine import Engine, Step
-from text_generation.errors import RequestError
+from text_generation.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
 
-# A step keeps Python's global lock from its beginning to its end, so readers would have each piece a step or two late.
-# What they, and the server's health checks, do can happen between the steps alone. This is the time for it: seconds at
-# least, and a share of the step, since long steps leave more to be done.
-HANDOVER_S = 0.0005
-HANDOVER_SHARE = 0.03
+logger = logging.getLogger(__name__)
 
 
 class GenaiEngine(Engine):
-    """One thread owns the pipeline and steps it while there are requests. What a step generates goes into a queue per
-    request, from which the request's own thread takes all that has piled up as one step of its Generation.
+    """The pipeline steps in a process of its own. A thread here puts what comes from it into a queue per request, from
+    which the request's own thread takes all that has piled up as one step of its Generation.
+
+    Where the process dies, what ran is lost with an error, and another one takes its place.
     """
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer):
         super().__init__(settings, tokenizer)
-        scheduler = ov_genai.SchedulerConfig()
-        scheduler.cache_size = settings.kv_cache_gb
-        self._pipeline = ov_genai.ContinuousBatchingPipeline(
-            settings.model_path, scheduler, settings.device, settings.ov_config
-        )
         self._request_ids = itertools.count()
-        self._wake = threading.Condition()
-        self._arrived: list[_Request] = []
-        self._closing = False
-        self._thread = threading.Thread(target=self._step_while_needed, name="genai-engine", daemon=True)
+        self._queues: dict[int, SimpleQueue[Tokens | End]] = {}  # by request_id
+        # Guards sending to the process, its replacement, and `_closed`.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process = _Process(settings)
+        self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        with self._wake:
-            self._closing = True
-            self._wake.notify()
+        with self._lock:
+            self._closed = True
+            self._process.kill()
         self._thread.join()
 
     def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        request = _Request(prompts, [self._generation_config(budget, sampling) for budget in budgets])
-        with self._wake:
-            if self._closing:
+        request_id = next(self._request_ids)
+        configs = [self._generation_config(budget, sampling) for budget in budgets]
+        queue = SimpleQueue()
+        with self._lock:
+            if self._closed:
                 raise RuntimeError("the engine is closed")
-            self._arrived.append(request)
-            self._wake.notify()
+            self._queues[request_id] = queue
+            self._process.send(Request(request_id, prompts, configs))
         try:
-            yield from request.steps()
+            yield from self._steps(queue, len(prompts), sampling)
         finally:
-            request.abandoned = True
+            with self._lock:
+                if self._queues.pop(request_id, None) is not None:
+                    self._process.send(Cancel(request_id))
 
-    def _generation_config(self, max_new_tokens: int, sampling: SamplingParams) -> ov_genai.GenerationConfig:
-        config = ov_genai.GenerationConfig()
-        config.max_new_tokens = max_new_tokens
-        config.repetition_penalty = sampling.repetition_penalty
-        config.ignore_eos = sampling.ignore_eos
+    def _generation_config(self, max_new_tokens: int, sampling: SamplingParams) -> dict[str, Any]:
+        config = {
+            "max_new_tokens": max_new_tokens,
+            "repetition_penalty": sampling.repetition_penalty,
+            "ignore_eos": sampling.ignore_eos,
+        }
         if not sampling.ignore_eos:
-            config.stop_token_ids = set(self._stop_token_ids)
+            config["stop_token_ids"] = set(self._stop_token_ids)
         if sampling.temperature > 0:
-            config.do_sample = True
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            config.top_k = sampling.top_k or self._tokenizer.get_vocab_size()
-            config.rng_seed = int(np.random.SeedSequence(sampling.seed).generate_state(1)[0])
+            config |= {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or self._tokenizer.get_vocab_size(),
+                "rng_seed": int(np.random.SeedSequence(sampling.seed).generate_state(1)[0]),
+            }
         return config
 
-    def _step_while_needed(self) -> None:
-        running: list[_Request] = []
-        while True:
-            with self._wake:
-                while not (running or self._arrived or self._closing):
-                    self._wake.wait()
-                arrived, self._arrived = self._arrived, []
-            try:
-                if self._closing:
-                    raise RuntimeError("the engine was closed")
-                running += [request for request in arrived if request.start(self._pipeline, self._request_ids)]
-                for request in running:
-                    request.cancel_if_abandoned()
-                started = time.monotonic()
-                self._pipeline.step()
-                step_s = time.monotonic() - started
-                running = [request for request in running if request.collect()]
-                time.sleep(max(HANDOVER_S, HANDOVER_SHARE * step_s))
-            except Exception as error:
-                for request in {*running, *arrived}:
-                    request.fail(error)
-                if self._closing:
-                    if self._pipeline.has_non_finished_requests():
-                        self._pipeline.step()  # drops what was cancelled; at its end the pipeline would complain of it
-                    return
-                running = []
-
-
-class _Request:
-    """One request's way through the pipeline: a handle per prompt, and the queue to the thread that reads it."""
-
-    def __init__(self, prompts: list[list[int]], configs: list[ov_genai.GenerationConfig]):
-        self.abandoned = False
-        self._prompts = prompts
-        self._configs = configs
-        self._running: dict[int, ov_genai.GenerationHandle] = {}  # by the prompt's place in the request
-        self._queue: SimpleQueue[tuple[int, list[int]] | _End] = SimpleQueue()
-
-    def steps(self) -> Generator[Step]:
-        """All that has come since the last step; waits where nothing has. The reader's side of the queue."""
+    def _steps(self, queue: SimpleQueue[Tokens | End], count: int, sampling: SamplingParams) -> Generator[Step]:
+        """All that has come since the last step; waits where nothing has."""
+        left_out = frozenset() if sampling.ignore_eos else self._stop_token_ids
         end = None
         while end is None:
-            step = [[] for _ in self._prompts]
-            items = [self._queue.get()]
-            while not self._queue.empty():
-                items.append(self._queue.get())
-            for item in items:
-                if isinstance(item, _End):
-                    end = item
+            step = [[] for _ in range(count)]
+            events = [queue.get()]
+            while not queue.empty():
+                events.append(queue.get())
+            for event in events:
+                if isinstance(event, End):
+                    end = event
                 else:
-                    row, token_ids = item
-                    step[row] += token_ids
+                    step[event.row] += [token_id for token_id in event.token_ids if token_id not in left_out]
             if any(step):
                 yield step
         if end.error is not None:
             raise end.error
 
-    def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, request_ids: Iterator[int]) -> bool:
-        """Hand the prompts to the pipeline; False where it refuses one, which is this request's error alone."""
+    def _hand_out(self) -> None:
+        while True:
+            try:
+                events = self._process.connection.recv()
+            except (EOFError, OSError):
+                if self._replace_process():
+                    continue
+                return
+            for event in events:
+                queue = (self._queues.pop if isinstance(event, End) else self._queues.get)(event.request_id, None)
+                if queue is not None:
+                    queue.put(event)
+
+    def _replace_process(self) -> bool:
+        """Tell those who wait that nothing comes any more, and start anew; False where the engine is closed."""
+        with self._lock:
+            exit_code = self._process.kill()
+            reason = "the engine was closed" if self._closed else f"the generating process ended ({exit_code})"
+            while self._queues:
+                request_id, queue = self._queues.popitem()
+                queue.put(End(request_id, RuntimeError(reason)))
+            if not self._closed:
+                logger.error("%s: starting another one", reason)
+                try:
+                    self._process = _Process(self._settings)
+                except Exception as error:
+                    logger.error("it can't be started: %s", error)
+                    self._closed = True
+            return not self._closed
+
+
+class _Process:
+    """A worker process with the pipeline loaded, and the connection to it."""
+
+    def __init__(self, settings: Settings):
+        self.connection, other_end = multiprocessing.Pipe()
+        with other_end:
+            self._process = subprocess.Popen(
+                [_python(), "-c", "from text_generation.genai_worker import main; main()", str(other_end.fileno())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=[other_end.fileno()],
+                start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
+            )
         try:
-            for row, (prompt, config) in enumerate(zip(self._prompts, self._configs, strict=True)):
-                token_ids = ov.Tensor(np.array([prompt], dtype=np.int64))
-                self._running[row] = pipeline.add_request(next(request_ids), token_ids, config)
-        except Exception as error:
-            self.fail(error)
-            return False
-        return True
+            self.connection.send(
+                PipelineSettings(settings.model_path, settings.device, settings.ov_config, settings.kv_cache_gb)
+            )
+            error = self.connection.recv()
+            if error is not None:
+                raise error
+        except BaseException as error:
+            exit_code = self.kill()
+            if isinstance(error, EOFError | OSError):
+                raise RuntimeError(f"the generating process ended while it loaded ({exit_code})") from error
+            raise
 
-    def cancel_if_abandoned(self) -> None:
-        """Have the pipeline drop what nobody reads any more, at its next step."""
-        if self.abandoned:
-            for handle in self._running.values():
-                handle.cancel()
+    def send(self, message: Request | Cancel) -> None:
+        """Send; what can't be received any more is dropped, as the thread that reads learns of the end too."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
 
-    def collect(self) -> bool:
-        """Put what the last step generated into the queue; False once all prompts have ended."""
-        for row, handle in list(self._running.items()):
-            status = handle.get_status()  # before reading: what comes after it is read next time
-            while handle.can_read():
-                for output in handle.read().values():
-                    stop_token_ids = self._configs[row].stop_token_ids
-                    token_ids = [token_id for token_id in output.generated_ids if token_id not in stop_token_ids]
-                    self._queue.put((row, token_ids))
-            if status == ov_genai.GenerationStatus.IGNORED:
-                self.fail(RequestError("prompt and completion do not fit into the KV cache: raise KV_CACHE_GB"))
-                return False
-            if status != ov_genai.GenerationStatus.RUNNING:
-                del self._running[row]
-        if not self._running:
-            self._queue.put(_End())
-        return bool(self._running)
-
-    def fail(self, error: Exception) -> None:
-        """End the request with an error that its reader raises."""
-        for handle in self._running.values():
-            handle.cancel()
-        self._queue.put(_End(error))
+    def kill(self) -> int:
+        """End it at once, which loses nothing that lasts; the exit code."""
+        self._process.kill()
+        return self._process.wait()
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    error: Exception | None = None
+def _python() -> str:
+    """The interpreter's program; inside the model server sys.executable may be the server's."""
+    if Path(sys.executable).name.startswith("python"):
+        return sys.executable
+    return shutil.which("python3") or "python3"

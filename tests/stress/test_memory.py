@@ -1,12 +1,11 @@
 """The largest requests that the limits let in, several at once, have the peak that SECURITY.md names."""
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
+from benchmarks.child import peak_memory
 from tests.stress import clients
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -28,7 +27,7 @@ def test_the_largest_requests_at_once(serving, engine, scale, report):
             for error in pool.map(lambda prompts: ask(server.grpc_url, prompts, scale.steps), requests):
                 row.done += 1
                 row.lost += [error] if error else []
-        peak = peak_mb(server.process.pid)
+        peak = peak_memory(server.process.pid) / 1e6
         row.measured = f"peak {peak:,.0f} MB"
         assert peak < PEAK_MB
 
@@ -41,9 +40,3 @@ def ask(url: str, prompts: list[str], steps: int) -> str | None:
             if name == "error_message":
                 return value[0].decode()
     return None
-
-
-def peak_mb(pid: int) -> float:
-    """The most memory that a process ever held."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024 / 1e6

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from tritonclient.utils import InferenceServerException
 
@@ -38,3 +39,15 @@ def test_what_takes_too_long_is_ended(serving, engine):
             with pytest.raises(InferenceServerException):
                 answer.result()
         assert "Traceback" not in server.log
+
+
+def test_a_killed_server_takes_the_generating_process_along(serving):
+    settings = {"MAX_NEW_TOKENS": 8000, "IGNORE_EOS": 1}
+    with serving("stream", ENGINE="genai", **settings) as server, ThreadPoolExecutor(1) as pool:
+        _, generating = watch.processes(server)
+        answer = pool.submit(clients.stream, server.grpc_url, QUESTION)
+        watch.until(lambda: generating.cpu_percent(0.1) > 50)
+        server.process.kill()
+        with pytest.raises(InferenceServerException):
+            answer.result()
+        assert psutil.wait_procs([generating], timeout=30)[1] == []

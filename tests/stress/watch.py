@@ -27,20 +27,25 @@ def generated(server: RunningServer) -> list[int]:
     return [int(count) for count in _GENERATED.findall(server.log)]
 
 
+def processes(server: RunningServer) -> list[psutil.Process]:
+    """The server's process, and the one in which GenAI's engine generates."""
+    process = psutil.Process(server.process.pid)
+    return [process, *process.children(recursive=True)]
+
+
 def resident_mb(server: RunningServer) -> float:
     """Memory that the server holds now, in MB."""
-    return psutil.Process(server.process.pid).memory_info().rss / 1e6
+    return sum(process.memory_info().rss for process in processes(server)) / 1e6
 
 
 def threads(server: RunningServer) -> int:
     """Threads that the server has now."""
-    return psutil.Process(server.process.pid).num_threads()
+    return sum(process.num_threads() for process in processes(server))
 
 
 def processor_seconds(server: RunningServer) -> float:
     """Processor time that the server has used so far, on all cores together."""
-    times = psutil.Process(server.process.pid).cpu_times()
-    return times.user + times.system
+    return sum(process.cpu_times().user + process.cpu_times().system for process in processes(server))
 
 
 def until_idle(server: RunningServer) -> None:

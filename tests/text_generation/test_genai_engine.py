@@ -1,9 +1,10 @@
-"""What is particular to GenAI's engine: one running batch, a cache of a given size, a thread that steps."""
+"""What is particular to GenAI's engine: one running batch, a cache of a given size, a process that steps."""
 
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from transformers import LlamaConfig
 
@@ -22,6 +23,10 @@ def loaded(int8_model):
     prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
     yield prompts, engine
     engine.close()
+
+
+def generating_processes() -> list[psutil.Process]:
+    return [process for process in psutil.Process().children() if "genai_worker" in " ".join(process.cmdline())]
 
 
 def test_a_failure_while_a_request_starts_is_that_requests_alone(loaded):
@@ -86,7 +91,23 @@ def test_many_readers_each_get_their_own_text(loaded):
     assert sum(one == other for one, other in zip(alone, together, strict=True)) >= 14
 
 
+def test_a_dead_process_costs_what_ran_and_no_more(loaded):
+    """As when the kernel ends it for want of memory."""
+    prompts, engine = loaded
+    question = prompts.encode(["Hi"])
+    with engine.submit(question, SamplingParams(max_new_tokens=4000, ignore_eos=True)) as running:
+        next(running)
+        (generating,) = generating_processes()
+        generating.kill()
+        with pytest.raises(RuntimeError, match=r"the generating process ended \(-9\)"):
+            running.join()
+    later = engine.submit(question, SamplingParams(max_new_tokens=5, ignore_eos=True))
+    later.join()
+    assert later.token_count == 5
+
+
 def test_closing_ends_what_runs(int8_model):
+    others = generating_processes()
     prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
     threads = threading.active_count()
     generation = engine.submit(prompts.encode(["Hi"]), SamplingParams(max_new_tokens=4000, ignore_eos=True))
@@ -97,3 +118,4 @@ def test_closing_ends_what_runs(int8_model):
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit(prompts.encode(["Hi"]), SamplingParams()).join()
     assert threading.active_count() < threads
+    assert generating_processes() == others
