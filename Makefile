@@ -49,7 +49,8 @@ down:  ## stop them
 .PHONY: test
 test: lint $(VENV)/installed-dev  ## all tests, on the real model
 	./tests/install_system_packages.sh
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not alone" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m alone
 
 .PHONY: test-fast
 test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no model

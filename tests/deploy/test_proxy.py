@@ -271,6 +271,7 @@ def test_big_request_passes_in_both_protocols(balanced: Proxy) -> None:
     assert call_rest(balanced, number) in NAMES
 
 
+@pytest.mark.alone
 def test_three_replicas_do_the_work_of_three(tmp_path: Path, replicas: list[RunningServer]) -> None:
     def calls_per_second(running: Proxy) -> float:
         client = running.client()

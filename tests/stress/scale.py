@@ -25,7 +25,7 @@ SHORT = Scale(
     hostile_requests=300,
     large_requests=1,
     steps=3,
-    long_run_minutes={"optimum": 0.25, "genai": 0.25},
+    long_run_minutes={"optimum": 0.1, "genai": 0.1},
 )
 LONG = Scale(
     leaving_clients=200,

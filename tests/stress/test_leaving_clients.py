@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from tests.stress import clients, watch
 from tests.stress.proxy import proxy_to
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
 
 CLIENT = Path(__file__).parent.parent.parent / "client_stream.py"
 # One place and no queue: a place that is not given back makes the next client's request fail. Without an early end the

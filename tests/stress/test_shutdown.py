@@ -14,7 +14,7 @@ CLIENTS = 3
 QUESTION = "Tell me a story."
 
 
-@pytest.mark.parametrize("servable", ["unary", "stream"])
+@pytest.mark.parametrize(("engine", "servable"), [("optimum", "unary"), ("optimum", "stream"), ("genai", "stream")])
 def test_answers_are_finished_before_the_end(serving, engine, servable):
     ask = clients.stream if servable == "stream" else clients.unary
     settings = {"MAX_NEW_TOKENS": 60, "IGNORE_EOS": 1, "LOG_LEVEL": "DEBUG"}
