@@ -21,9 +21,7 @@ node {{
   input_side_packet: "PYTHON_NODE_RESOURCES:py"
   input_stream: "IN:in"
   output_stream: "OUT:out"
-  node_options: {{
-    [type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: {{ handler_path: "{handler}" }}
-  }}
+  node_options: {{ [type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: {{ handler_path: "{handler}" }} }}
 }}
 """
 

@@ -7,21 +7,11 @@ import pytest
 
 import ovms_local
 from ovms_local.graph_config import GraphConfigError, Stream, read_graph_config
+from tests.ovms_local.conftest import NODE
 
 HERE = Path(__file__).parent
-HANDLER = "[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: 'model.py' }"
-REGULAR = f"""
-input_stream: "OVMS_PY_TENSOR:in"
-output_stream: "OVMS_PY_TENSOR:out"
-node {{
-  name: "node"
-  calculator: "PythonExecutorCalculator"
-  input_side_packet: "PYTHON_NODE_RESOURCES:py"
-  input_stream: "IN:in"
-  output_stream: "OUT:out"
-  node_options: {{ {HANDLER} }}
-}}
-"""
+HANDLER = '[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: "model.py" }'
+REGULAR = NODE.format(handler="model.py")
 SYNC_SET = """
   input_stream_handler {
     input_stream_handler: "SyncSetInputStreamHandler",
@@ -102,7 +92,7 @@ REFUSED = [
     (lambda g: g + "node {" + g.partition("node {")[2].replace('"OUT:out"', '"OUT:x"'), "'node' is used twice"),
     (lambda g: g.replace('  input_side_packet: "PYTHON_NODE_RESOURCES:py"\n', ""), "input_side_packet"),
     (lambda g: g.replace(f"node_options: {{ {HANDLER} }}", ""), "no node_options"),
-    (lambda g: g.replace("handler_path: 'model.py'", ""), "handler_path"),
+    (lambda g: g.replace('handler_path: "model.py"', ""), "handler_path"),
     (lambda g: g.replace('"OVMS_PY_TENSOR:in"', '"TENSOR:in"'), "the tag 'TENSOR' is not supported"),
     (lambda g: g.replace('"OVMS_PY_TENSOR:in"', '"in"'), "the tag '' is not supported"),
     (lambda g: 'input_stream: "OVMS_PY_TENSOR:two"\n' + g, "the tag 'OVMS_PY_TENSOR' twice"),
