@@ -52,7 +52,8 @@ class StandInHub:
         elif match := re.fullmatch(rf"/{REPOSITORY}/resolve/(\w+)/(.+)", path):
             revision, name = match.groups()
             if self.gated and handler.headers.get("Authorization") != f"Bearer {TOKEN}":
-                self.send(handler, 401, b"", {"X-Error-Code": "GatedRepo"})
+                status = 403 if "Authorization" in handler.headers else 401
+                self.send(handler, status, b"", {"X-Error-Code": "GatedRepo"})
             elif revision not in ("main", COMMIT):
                 self.send(handler, 404, b"", {"X-Error-Code": "RevisionNotFound"})
             elif name not in self.files:
@@ -228,9 +229,10 @@ def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: 
 class TestHubErrors:
     """Each ends before anything is exported, so each takes a second."""
 
-    def test_gated(self, hub: StandInHub, place: Place) -> None:
+    @pytest.mark.parametrize("token", [{}, {"HF_TOKEN": "hf_of_somebody_else"}])
+    def test_gated(self, hub: StandInHub, place: Place, token: dict[str, str]) -> None:
         hub.gated = True
-        done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
+        done = place.run("--model", NAME, HF_ENDPOINT=hub.address, **token)
         assert_one_line_error(done, "gated", "HF_TOKEN", f"{hub.address}/{REPOSITORY}")
         assert place.names() == []
 

@@ -85,7 +85,7 @@ class Engine(ABC):
         config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=False)
         self._context_length = config.max_position_embeddings
         eos = GenerationConfig.from_pretrained(settings.model_path).eos_token_id
-        self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [eos])
+        self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self._admission = Admission(
             settings.max_concurrent_requests,
             settings.max_queued_requests,
