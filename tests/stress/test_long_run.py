@@ -12,6 +12,7 @@ from tests.stress import clients, watch
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 CLIENTS = 8
+MAX_NEW_TOKENS = 60
 WORDS = [
     "tell",
     "me",
@@ -36,7 +37,7 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
     title = f"{engine}: streams of {CLIENTS} clients with random prompts and lengths over {seconds / 60:g} minutes"
     with (
         report.row(title) as row,
-        serving("stream", ENGINE=engine, SEED=11, MAX_NEW_TOKENS=120, KV_CACHE_GB=1) as server,
+        serving("stream", ENGINE=engine, SEED=11, MAX_NEW_TOKENS=MAX_NEW_TOKENS, KV_CACHE_GB=1) as server,
     ):
         use(server.grpc_url, seconds / 6)
         warm, before = watch.resident_mb(server), len(watch.generated(server))
@@ -49,7 +50,7 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
         complete = [(prompt, answer) for prompt, answer in asked if answer.token_count >= 0]
         told, logged = Counter(a.token_count for _, a in complete), Counter(watch.generated(server)[before:])
         row.lost += [f"a count of {count} tokens that the log does not have" for count in (told - logged).elements()]
-        assert all(0 < answer.token_count <= 120 for _, answer in complete)
+        assert all(0 < answer.token_count <= MAX_NEW_TOKENS for _, answer in complete)
 
         now = watch.resident_mb(server)
         row.measured = f"{len(complete)} to the end, memory from {warm:.0f} MB after warm-up to {now:.0f} MB"
@@ -73,7 +74,7 @@ def use(url: str, seconds: float) -> list[tuple[str, clients.Answer]]:
         asked = []
         while time.monotonic() < end:
             prompt = " ".join(chance.choices(WORDS, k=chance.choice([1, 5, 20, 100, 400])))
-            stay = chance.choice([10_000, chance.randrange(1, 100)])
+            stay = chance.choice([10_000, chance.randrange(1, MAX_NEW_TOKENS)])
             asked.append((prompt, clients.stream(url, prompt, lambda pieces, stay=stay: pieces < stay)))
         return asked
 
