@@ -7,7 +7,7 @@ import matplotlib as mpl
 mpl.use("Agg")  # no display is needed to write a file
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from benchmarks.results import Results, Row
 
@@ -34,6 +34,8 @@ def draw(results: Results, path: Path) -> None:
                 _first_token(first_token, rows, style)
         throughput.set(title=model, ylabel="tokens/s, all clients together", ylim=(0, None))
         first_token.set(ylabel="time to first token, ms (median)", yscale="log")
+        first_token.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        first_token.yaxis.set_major_formatter(ScalarFormatter())
         for axis in (throughput, first_token):
             axis.set(xlabel="clients at once", xscale="log")
             axis.set_xticks(sorted({row.workload.clients for row in results.rows}))
