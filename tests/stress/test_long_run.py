@@ -39,8 +39,9 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
         report.row(title) as row,
         serving("stream", ENGINE=engine, SEED=11, MAX_NEW_TOKENS=MAX_NEW_TOKENS, KV_CACHE_GB=1) as server,
     ):
-        use(server.grpc_url, seconds / 6)
-        warm, before = watch.resident_mb(server), len(watch.generated(server))
+        before = len(use(server.grpc_url, seconds / 6))
+        watch.until(lambda: len(watch.generated(server)) == before)
+        warm = watch.resident_mb(server)
         asked = use(server.grpc_url, seconds)
         row.done = len(asked)
         row.lost += [f"{prompt[:40]!r}: {answer.error}" for prompt, answer in asked if answer.error]
