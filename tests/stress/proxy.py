@@ -55,4 +55,5 @@ def _forward(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             sink.sendall(data)
+    with contextlib.suppress(OSError):  # also where one end was reset: the other one has to hear of it
         sink.shutdown(socket.SHUT_WR)

@@ -82,9 +82,10 @@ def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> t
     asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
     with proxy_to(server.grpc_port) as proxy, asking(proxy.url, prompt) as client:
         watch.until(lambda: server.log.count(" 1 prompts: [") > asked)
-        seen = client.stdout.read1() if moment else b""
-        for _ in range(moment):
-            seen += client.stdout.read1()
+        if moment:
+            question = client.stdout.read(len(f"Question:\n{prompt}\n\n".encode()))
+            assert question.decode() == f"Question:\n{prompt}\n\n"
+        seen = b"".join(client.stdout.read1() for _ in range(moment))
         used = watch.processor_seconds(server)
         if way == "killed":
             client.kill()
@@ -97,8 +98,8 @@ def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> t
         used = watch.processor_seconds(server) - used
         if way == "cancelled":
             assert client.wait(30) == 130
-    answered = seen.decode(errors="ignore").removeprefix(f"Question:\n{prompt}\n\n")
-    return watch.generated(server)[ended] - len(tokenizer.encode(answered).ids), seconds, used
+    answered = tokenizer.encode(seen.decode(errors="ignore")).ids
+    return watch.generated(server)[ended] - len(answered), seconds, used
 
 
 def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scale, report):
