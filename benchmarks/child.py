@@ -46,17 +46,19 @@ class Child:
 
 def reset_peak_memory(pid: int) -> None:
     """Start the peak memory of a process and of its children afresh (Linux: proc(5), clear_refs)."""
-    for member in _family(pid):
-        Path(f"/proc/{member}/clear_refs").write_text("5")
+    for process in family(pid):
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def peak_memory(pid: int) -> int:
     """The most bytes resident since the start or the last reset: the process's own peak and its children's."""
-    return 1024 * sum(_peak_kb(member) for member in _family(pid))
+    return 1024 * sum(_peak_kb(process.pid) for process in family(pid))
 
 
-def _family(pid: int) -> list[int]:
-    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+def family(pid: int) -> list[psutil.Process]:
+    """A process and its children: a server and the process in which GenAI's engine generates, say."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
 
 
 def _peak_kb(pid: int) -> int:

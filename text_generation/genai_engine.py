@@ -111,8 +111,8 @@ class GenaiEngine(Engine):
                     continue
                 return
             for event in events:
-                queue = (self._queues.pop if isinstance(event, End) else self._queues.get)(event.request_id, None)
-                if queue is not None:
+                take = self._queues.pop if isinstance(event, End) else self._queues.get
+                if (queue := take(event.request_id, None)) is not None:
                     queue.put(event)
 
     def _replace_process(self) -> bool:

@@ -5,7 +5,7 @@ import pytest
 from ovms_local.testing import serve
 from tests.ovms_local import hostile
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def test_mutated_requests_do_no_harm(scale, report, tmp_path):

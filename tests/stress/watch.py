@@ -5,8 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import psutil
-
+from benchmarks.child import family
 from ovms_local.testing import RunningServer
 
 _GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
@@ -27,25 +26,20 @@ def generated(server: RunningServer) -> list[int]:
     return [int(count) for count in _GENERATED.findall(server.log)]
 
 
-def processes(server: RunningServer) -> list[psutil.Process]:
-    """The server's process, and the one in which GenAI's engine generates."""
-    process = psutil.Process(server.process.pid)
-    return [process, *process.children(recursive=True)]
-
-
 def resident_mb(server: RunningServer) -> float:
     """Memory that the server holds now, in MB."""
-    return sum(process.memory_info().rss for process in processes(server)) / 1e6
+    return sum(process.memory_info().rss for process in family(server.process.pid)) / 1e6
 
 
 def threads(server: RunningServer) -> int:
     """Threads that the server has now."""
-    return sum(process.num_threads() for process in processes(server))
+    return sum(process.num_threads() for process in family(server.process.pid))
 
 
 def processor_seconds(server: RunningServer) -> float:
     """Processor time that the server has used so far, on all cores together."""
-    return sum(process.cpu_times().user + process.cpu_times().system for process in processes(server))
+    times = [process.cpu_times() for process in family(server.process.pid)]
+    return sum(own.user + own.system for own in times)
 
 
 def until_idle(server: RunningServer) -> None:
