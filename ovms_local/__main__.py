@@ -79,40 +79,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config_path", type=Path, help="config.json with the graphs to serve")
     parser.add_argument("--model_name", help="name of the one graph to serve without a config.json")
     parser.add_argument("--model_path", type=Path, help="its folder, with graph.pbtxt")
-    parser.add_argument("--port", type=_port, help="port for gRPC")
-    parser.add_argument("--rest_port", type=_port, help="port for REST")
+    parser.add_argument("--port", type=port, help="port for gRPC")
+    parser.add_argument("--rest_port", type=port, help="port for REST")
     parser.add_argument("--grpc_bind_address", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--rest_bind_address", default="127.0.0.1", help="default: %(default)s")
     parser.add_argument("--metrics_enable", action="store_true", help="serve Prometheus metrics at /metrics of REST")
     parser.add_argument("--log_level", choices=LEVELS, default="INFO", help="default: %(default)s")
     without_effect = "accepted, without effect: one event loop serves all clients"
-    parser.add_argument("--grpc_workers", type=_positive, help=without_effect)
-    parser.add_argument("--rest_workers", type=_positive, help=without_effect)
+    parser.add_argument("--grpc_workers", type=positive, help=without_effect)
+    parser.add_argument("--rest_workers", type=positive, help=without_effect)
     parser.add_argument(
-        "--shutdown_timeout", type=_seconds, default=30.0, help="seconds running requests have at the end (%(default)s)"
+        "--shutdown_timeout", type=seconds, default=30.0, help="seconds running requests have at the end (%(default)s)"
     )
     return parser
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError(f"{port} is no port: 1 to 65535, or 0 for none")
-    return port
+# argparse names these in its own messages ("invalid port value").
 
 
-def _positive(text: str) -> int:
-    number = int(text)
+def port(argument: str) -> int:
+    """A flag's value as a port, 0 for none."""
+    number = int(argument)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} is no port: 1 to 65535, or 0 for none")
+    return number
+
+
+def positive(argument: str) -> int:
+    """A flag's value as a number of things, 1 or more."""
+    number = int(argument)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds")
-    return seconds
+def seconds(argument: str) -> float:
+    """A flag's value as a time to wait, 0 or more."""
+    value = float(argument)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{argument} is no number of seconds")
+    return value
 
 
 if __name__ == "__main__":

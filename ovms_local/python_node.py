@@ -68,7 +68,7 @@ class PythonNode:
         try:
             if hasattr(self._model, "finalize"):
                 self._model.finalize()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _log.error("node %s: finalize failed: %s: %s", self.config.name, type(error).__name__, error)
 
 

@@ -49,9 +49,10 @@ def test_initialize_and_finalize_are_optional(make):
     make(FINE).finalize()
 
 
-def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog):
-    make(FINE + "    def finalize(self): raise OSError('gone')").finalize()
-    assert "finalize failed: OSError: gone" in caplog.text
+@pytest.mark.parametrize("error", ["OSError", "SystemExit"])
+def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog, error):
+    make(FINE + f"    def finalize(self): raise {error}('gone')").finalize()
+    assert f"finalize failed: {error}: gone" in caplog.text
 
 
 def test_the_handler_has_a_folder_of_its_own(make, tmp_path):
