@@ -1,6 +1,7 @@
 """What both clients do: flags, the request, and errors in one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -23,17 +24,31 @@ def parse_arguments(description: str) -> argparse.Namespace:
         required=True,
         dest="prompts",
         metavar="PROMPT",
+        type=text,
         help="question for the model; give it several times to ask several questions in one request",
     )
-    parser.add_argument("--timeout", type=_seconds, help="give up after this many seconds (default: wait)")
+    parser.add_argument("--timeout", type=seconds, help="give up after this many seconds (default: wait)")
     return parser.parse_args()
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
+# argparse names these two in its own messages ("invalid seconds value").
+
+
+def text(argument: str) -> str:
+    """A flag's value that can be sent as UTF-8, as all text here is."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("must be text in UTF-8") from None
+    return argument
+
+
+def seconds(argument: str) -> float:
+    """A flag's value as a time to wait."""
+    value = float(argument)
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError("must be more than 0 seconds")
-    return seconds
+    return value
 
 
 def connect(url: str) -> InferenceServerClient:
@@ -66,9 +81,12 @@ def print_completions(prompts: list[str], completions: list[str]) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a client to its exit: errors in one line with code 1, Ctrl-C with a shell's code for it."""
+    """Run a client to its exit: errors in one line with code 1; Ctrl-C, or nobody who reads the output any more, with
+    a shell's codes for them.
+    """
     try:
         main()
+        sys.stdout.flush()
     except InferenceServerException as error:
         late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
         message = "the answer was not complete within --timeout" if late else error.message()
@@ -76,3 +94,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print()
         sys.exit(130)
+    except BrokenPipeError:
+        # What is still to be written would fail once more when Python flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

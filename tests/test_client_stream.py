@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovms_local.testing import RunningServer, serve
+from tests.stress import watch
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,18 @@ def test_pieces_are_printed_as_they_come_and_ctrl_c_ends_the_generation(endless_
     client.communicate(timeout=30)
     assert client.returncode == 130
     endless_server.wait_for_log("tokens generated", timeout=10)
+    *_, last = re.findall(r"(\d+) tokens generated", endless_server.log)
+    assert int(last) < 4000
+
+
+def test_a_reader_that_leaves_ends_the_generation(endless_server):
+    already = endless_server.log.count("tokens generated")
+    command = [*CLIENT, endless_server.grpc_url, "-p", PROMPT]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    client.stdout.read(len(HEADER) + 1)
+    client.stdout.close()
+    assert (client.wait(30), client.stderr.read()) == (141, b"")
+    watch.until(lambda: endless_server.log.count("tokens generated") > already)
     *_, last = re.findall(r"(\d+) tokens generated", endless_server.log)
     assert int(last) < 4000
 

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -69,8 +70,26 @@ def test_a_server_that_is_not_there_is_one_line():
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["-p", "Hello", "--timeout", "0"], ["-p", "Hello", "--timeout", "soon"]])
-def test_wrong_flags_are_argparse_errors(arguments):
+def test_a_reader_that_leaves_is_no_error(unary_server):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / "client_unary.py"), "--url", unary_server.grpc_url, "-p", "Hello"]
+    result = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required: -p/--prompt"),
+        (["-p", "Hello", "--timeout", "0"], "must be more than 0 seconds"),
+        (["-p", "Hello", "--timeout", "soon"], "invalid seconds value: 'soon'"),
+        (["-p", os.fsdecode(b"\xff")], "must be text in UTF-8"),
+    ],
+)
+def test_wrong_flags_are_argparse_errors(arguments, says):
     result = ask("localhost:1", *arguments)
     assert result.returncode == 2
     assert "usage: client_unary.py" in result.stderr
+    assert says in result.stderr
