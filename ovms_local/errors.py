@@ -3,11 +3,23 @@
 from grpc import StatusCode
 
 
+def describe(error: BaseException) -> str:
+    """Type and message of an exception that is not ours, which may be unable to say what it is about."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
+
+
 class ServingError(Exception):
     """An error that the client is told. Its text is the message, its class carries the statuses."""
 
     grpc_code = StatusCode.INTERNAL
     http_status = 500
+
+    def __init__(self, message: str) -> None:
+        # Half a surrogate pair can be in any text of Python's, but in none that is sent.
+        super().__init__(message.encode(errors="backslashreplace").decode())
 
 
 class ModelNotFound(ServingError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ovms_local.errors import ExecutionFailed
+from ovms_local.errors import ExecutionFailed, describe
 from ovms_local.graph_config import LOOPBACK, GraphConfig, NodeConfig
 from ovms_local.pyovms import Tensor
 from ovms_local.python_node import PythonNode
@@ -190,7 +190,7 @@ class GraphInstance:
             raise _failure(state.config.name, "RESOURCE_EXHAUSTED", details) from None
         except BaseException as error:  # a node that raises SystemExit or the like has failed too
             _log_failure(state.config.name, error)
-            details = f"Error occurred during graph execution: {type(error).__name__}: {error}"
+            details = f"Error occurred during graph execution: {describe(error)}"
             raise _failure(state.config.name, "INTERNAL", details) from error
 
     def _advance(self, state: _NodeState) -> None:
@@ -246,5 +246,5 @@ def _failure(node: str, code: str, details: str) -> ExecutionFailed:
 
 
 def _log_failure(node: str, error: BaseException) -> None:
-    _log.error("node %s failed: %s: %s", node, type(error).__name__, error)
+    _log.error("node %s failed: %s", node, describe(error))
     _log.debug("traceback of node %s", node, exc_info=error)

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 LOOPBACK = "LOOPBACK"
 _CALCULATOR = "PythonExecutorCalculator"
@@ -66,8 +66,8 @@ def read_graph_config(path: Path) -> GraphConfig:
         GraphConfigError: the file can't be read or parsed (with line and column), or the graph can't be run.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # a ValueError: no UTF-8, or a path that no file can have
         raise GraphConfigError(f"can't read the graph {path}: {getattr(error, 'strerror', None) or error}") from error
     return _build(_parse(text, path))
 
@@ -164,8 +164,11 @@ def _build_node(node: Message, graph_handler: Message) -> NodeConfig:
 def _handler_path(node: Message, where: str) -> str:
     options = _new_message(_OPTIONS)
     for candidate in node.node_options:
-        if candidate.Unpack(options):
-            break
+        try:
+            if candidate.Unpack(options):
+                break
+        except DecodeError:
+            raise GraphConfigError(f"{where} has node_options that can't be decoded") from None
     else:
         options = node.options.Extensions[_pool().FindExtensionByName(f"{_OPTIONS}.ext")]
     if not options.handler_path:

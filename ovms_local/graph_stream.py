@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from ovms_local.errors import ServingError
+from ovms_local.errors import ServingError, describe
 from ovms_local.graph import Graph, GraphInstance
 from ovms_local.pyovms import Tensor
 
@@ -150,7 +150,7 @@ class GraphStream:
         except ServingError as error:
             self._end(error)
         except Exception as error:
-            _log.error("stream failed: %s: %s", type(error).__name__, error, exc_info=True)
+            _log.error("stream failed: %s", describe(error), exc_info=True)
             self._end(ServingError("Internal server error"))
 
     def _may_continue(self, progressed: bool) -> bool:

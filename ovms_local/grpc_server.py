@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
 from ovms_local import grpc_codec
-from ovms_local.errors import InvalidRequest, ServingError
+from ovms_local.errors import InvalidRequest, ServingError, describe
 from ovms_local.kserve import DataPlane, InferRequest, InferStream
 from ovms_local.version import SERVER_NAME, server_version
 
@@ -33,6 +33,7 @@ _OPTIONS = (
 
 # Typed contents of this many bytes take long enough to decode to be kept off the event loop.
 _LARGE = 1 << 18
+_MAX_DETAILS = 2048
 
 
 class GrpcService:
@@ -143,12 +144,19 @@ def _told(method: Callable) -> Callable:
         try:
             return await method(request, context)
         except ServingError as error:
-            await context.abort(error.grpc_code, str(error))
+            await context.abort(error.grpc_code, _shorten(str(error)))
         except Exception as error:
-            _log.error("%s failed: %s: %s", method.__name__, type(error).__name__, error, exc_info=True)
+            _log.error("%s failed: %s", method.__name__, describe(error), exc_info=True)
             await context.abort(ServingError.grpc_code, "Internal server error")
 
     return call
+
+
+def _shorten(details: str) -> str:
+    """What fits into a status: clients refuse larger ones, and the call then ends with an error of the client's."""
+    # A byte takes up to 3 on the wire ("%E2"), and 8 KiB is what every client takes.
+    start = details.encode()[:_MAX_DETAILS].decode(errors="ignore")
+    return details if start == details else f"{start}... (cut)"
 
 
 async def start_grpc_server(data_plane: DataPlane, workers: Executor, target: str) -> grpc.aio.Server:

@@ -81,6 +81,9 @@ class DataPlane:
         self._instances = 0
         self._instances_changed = threading.Condition()
         self.metrics = Metrics()
+        for name in names:
+            for interface, method in (("gRPC", "ModelInfer"), ("gRPC", "ModelInferStream"), ("REST", "ModelInfer")):
+                self.metrics.of_graph(interface, method, name)  # with 0, so that a rate has something to start from
         self.ready = False
 
     def load(self, graph: Graph) -> None:
@@ -205,7 +208,8 @@ class InferStream:
         self._on_end = on_end
         self._requested: float | None = None
         self._bounds = dict.fromkeys(graph.config.inputs, MIN_TIMESTAMP)
-        self._last_timestamp: int | None = None
+        # One is set by the event loop alone, the other by workers alone.
+        self._last_request = self._last_output = MIN_TIMESTAMP - 1
         self._half_closed = False
         self._stream = GraphStream(graph, workers, self._response, self._ended)
 
@@ -244,7 +248,9 @@ class InferStream:
             raise InvalidRequest(f"Mediapipe incorrect servable name - this stream is one of {self._graph.name}")
         timestamp = request.timestamp
         if timestamp is None:
-            timestamp = _clock() if self._last_timestamp is None else self._last_timestamp + 1
+            # A generator's timestamps run ahead of the requests'; the next request must not fall behind them.
+            last = max(self._last_request, self._last_output)
+            timestamp = _clock() if last < MIN_TIMESTAMP else last + 1
         _check_timestamp(timestamp)
         tensors = _tensors(request, self._graph)
         for tensor in tensors:
@@ -254,14 +260,13 @@ class InferStream:
                     f"Invalid timestamp - {timestamp} does not grow, {lowest} is the next for {tensor.name}"
                 )
         self._bounds.update((tensor.name, timestamp + 1) for tensor in tensors)
-        self._last_timestamp = timestamp
+        self._last_request = timestamp
         return [(tensor, timestamp) for tensor in tensors]
 
     # The two below are called on a worker's thread.
 
     def _response(self, timestamp: int, tensor: pyovms.Tensor) -> tuple[InferResponse, int]:
-        # A generator's timestamps run ahead of the requests'; the next request must not fall behind them.
-        self._last_timestamp = max(timestamp, self._last_timestamp)
+        self._last_output = timestamp
         self._metrics.responses.inc()
         requested, self._requested = self._requested, None
         if requested is not None:

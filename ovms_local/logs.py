@@ -15,6 +15,7 @@ class _OneLine(logging.Formatter):
 def set_up_logging(level: str) -> None:
     """Log this level (one of LEVELS) and above, servables' own records included."""
     logging.addLevelName(_TRACE, "TRACE")
+    sys.stdout.reconfigure(errors="backslashreplace")  # no text is worth losing a line
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -107,8 +107,13 @@ else:
         __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
         def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
-            view = memoryview(buffer).toreadonly()
-            tensor = np.asarray(view).view(cls)
+            # Not a Tensor's array, which has lost what numpy does not know: a byte order that is the native one anyway.
+            view = buffer.data if isinstance(buffer, Tensor) else memoryview(buffer).toreadonly()
+            try:
+                array = np.asarray(view)
+            except (TypeError, ValueError):  # a format that numpy does not know either
+                array = np.frombuffer(view, np.uint8)
+            tensor = array.view(cls)
             tensor._adopt(name, view, shape, datatype)
             return tensor
 

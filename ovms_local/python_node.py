@@ -1,12 +1,14 @@
 """A Python node: the object of class OvmsPythonModel behind it, and what a call of it may give."""
 
 import importlib
+import importlib.util
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ovms_local import pyovms
+from ovms_local.errors import describe
 from ovms_local.graph_config import LOOPBACK, NodeConfig
 
 _log = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ class PythonNode:
         try:
             if hasattr(self._model, "finalize"):
                 self._model.finalize()
-        except (Exception, SystemExit) as error:
-            _log.error("node %s: finalize failed: %s: %s", self.config.name, type(error).__name__, error)
+        except BaseException as error:
+            _log.error("node %s: finalize failed: %s", self.config.name, describe(error))
 
 
 def _load(config: NodeConfig, handler: Path) -> object:
@@ -80,7 +82,7 @@ def _load(config: NodeConfig, handler: Path) -> object:
         if not hasattr(module, "OvmsPythonModel"):
             raise NodeLoadError(f"{handler} has no class OvmsPythonModel")
         model = module.OvmsPythonModel()
-        if not hasattr(model, "execute"):
+        if not callable(getattr(model, "execute", None)):
             raise NodeLoadError(f"OvmsPythonModel in {handler} has no method execute")
         if hasattr(model, "initialize"):
             model.initialize(
@@ -93,9 +95,9 @@ def _load(config: NodeConfig, handler: Path) -> object:
             )
     except NodeLoadError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # SystemExit, or a panic of a library written in Rust, say
         _log.debug("traceback of node %s", config.name, exc_info=True)
-        raise NodeLoadError(f"{handler} failed: {type(error).__name__}: {error}") from error
+        raise NodeLoadError(f"{handler} failed: {describe(error)}") from error
     return model
 
 
@@ -106,11 +108,12 @@ def _import(handler: Path) -> object:
     if folder not in sys.path:
         sys.path.append(folder)
     importlib.invalidate_caches()
-    module = importlib.import_module(handler.stem)
-    found = getattr(module, "__file__", None)
-    if found is None or not Path(found).samefile(handler):
+    found = importlib.util.find_spec(handler.stem)
+    if found is None:
+        raise NodeLoadError(f"the handler {handler} can't be imported: its name must end in .py")
+    if not (found.has_location and Path(found.origin).samefile(handler)):
         raise NodeLoadError(
-            f"the handler {handler} can't be imported: the name {handler.stem!r} is taken by {found or 'a built-in'}; "
+            f"the handler {handler} can't be imported: the name {handler.stem!r} is taken by {found.origin}; "
             "handlers served by one process need names of their own"
         )
-    return module
+    return importlib.import_module(handler.stem)

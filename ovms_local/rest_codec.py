@@ -85,7 +85,7 @@ def decode_request(model_name: str, body: bytes, header_length: str | None) -> t
     message = _parse(body)
     _expect(isinstance(message, dict), "Request body should be JSON object")
     request_id = message.get("id", "")
-    _expect(isinstance(request_id, str), "Could not parse input content. id must be a string")
+    _expect(_is_text(request_id), "Could not parse input content. id must be a string")
     parameters = _parameters(message)
     requested = RequestedOutputs(_binary_outputs(message), parameters.get("binary_data_output") is True)
     timestamp = parameters.get(TIMESTAMP_PARAMETER)
@@ -163,6 +163,14 @@ def _expect(condition: object, message: str) -> None:
         raise InvalidRequest(message)
 
 
+def _is_text(value: Any) -> bool:
+    """Whether it is a string, and one that can be sent on: JSON can name half a surrogate pair, which is no text."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _parameters(message: dict) -> dict:
     parameters = message.get("parameters", {})
     valid = isinstance(parameters, dict) and all(type(value) in (str, bool, int) for value in parameters.values())
@@ -209,11 +217,11 @@ def _inputs(message: dict, binary: memoryview) -> tuple[InputTensor, ...]:
 def _describe(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
     _expect(isinstance(tensor, dict), "Could not parse input content. An input is an object")
     name, shape, datatype = tensor.get("name"), tensor.get("shape"), tensor.get("datatype")
-    _expect(isinstance(name, str), "Could not parse input content. An input has no name")
+    _expect(_is_text(name), "Could not parse input content. An input has no name")
     _expect(isinstance(shape, list), f"Could not parse input content. The input {name} has no shape")
     valid = all(type(dimension) is int and 0 <= dimension < 2**31 for dimension in shape)
     _expect(valid, f"Could not parse input content. Dimensions of input {name} must be integers from 0 to {2**31 - 1}")
-    _expect(isinstance(datatype, str), f"Could not parse input content. The input {name} has no datatype")
+    _expect(_is_text(datatype), f"Could not parse input content. The input {name} has no datatype")
     return name, datatype, tuple(shape)
 
 
@@ -231,13 +239,8 @@ def _binary_size(tensor: dict, name: str, datatype: str, shape: tuple[int, ...],
 def _pack(name: str, datatype: str, data: Any) -> bytes:
     values = _flatten(name, data)
     if datatype == "BYTES":
-        _expect(all(type(value) is str for value in values), f"Could not parse input content. {name} needs strings")
-        try:
-            return pack_bytes(value.encode() for value in values)
-        except UnicodeEncodeError:
-            raise InvalidRequest(
-                f"Could not parse input content. A string of {name} has half a surrogate pair"
-            ) from None
+        _expect(all(map(_is_text, values)), f"Could not parse input content. {name} needs strings")
+        return pack_bytes(value.encode() for value in values)
     if datatype not in _NUMBERS:
         raise InvalidRequest(
             f"Could not parse input content. Unsupported data precision detected: {datatype} of input {name} in JSON"
@@ -248,7 +251,7 @@ def _pack(name: str, datatype: str, data: Any) -> bytes:
     if numbers.range and values:
         lowest, highest = numbers.range
         valid = lowest <= min(values) and max(values) <= highest
-        _expect(valid, f"Could not parse input content. A value of {name} needs more than 32 bits")
+        _expect(valid, f"Could not parse input content. A value of {name} is not from {lowest} to {highest}")
     try:
         with np.errstate(over="ignore"):
             return np.array(values, numbers.read).astype(numbers.dtype).tobytes()

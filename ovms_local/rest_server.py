@@ -22,6 +22,7 @@ from ovms_local.errors import (
     ServingError,
     UnknownPath,
     WrongMethod,
+    describe,
 )
 from ovms_local.kserve import DataPlane, InferRequest
 from ovms_local.version import SERVER_NAME, server_version
@@ -164,5 +165,5 @@ async def _routing_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
-    _log.error("%s failed: %s: %s", request.url.path, type(error).__name__, error, exc_info=error)
+    _log.error("%s failed: %s", request.url.path, describe(error), exc_info=error)
     return await _error_response(request, ServingError("Internal server error"))

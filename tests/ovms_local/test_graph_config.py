@@ -12,6 +12,7 @@ from tests.ovms_local.conftest import NODE
 HERE = Path(__file__).parent
 HANDLER = '[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: "model.py" }'
 REGULAR = NODE.format(handler="model.py")
+BROKEN_HANDLER = "type_url: 'type.googleapis.com/mediapipe.PythonExecutorCalculatorOptions' value: '\\n\\377'"
 SYNC_SET = """
   input_stream_handler {
     input_stream_handler: "SyncSetInputStreamHandler",
@@ -75,6 +76,14 @@ def test_handlers(parse):
     assert parse(REGULAR + of_graph).nodes[0].immediate
 
 
+def test_what_a_graph_may_say_besides(parse):
+    executor = "options { [mediapipe.ThreadPoolExecutorOptions.ext] { num_threads: 2 } }"
+    besides = "profiler_config { enable_profiler: true } runtime_info { enable_graph_runtime_info: true }"
+    assert parse(f'{REGULAR} {besides} executor {{ type: "ThreadPoolExecutor" {executor} }}') == parse(REGULAR)
+    assert parse(REGULAR.replace("node_options", "profiler_config { trace_enabled: true } node_options", 1)).nodes
+    assert parse("\ufeff" + REGULAR) == parse(REGULAR)
+
+
 def test_nodes_come_after_their_sources(parse):
     first = REGULAR.replace('"OUT:out"', '"OUT:middle"').replace('"node"', '"first"')
     second = REGULAR.partition("node {")[2].replace('"IN:in"', '"IN:middle"').replace('"node"', '"second"')
@@ -105,6 +114,7 @@ REFUSED = [
     (lambda g: g.replace('  output_stream: "OUT:out"\n', ""), "output_stream of the node 'node' has no streams"),
     (lambda g: g + "input_stream_handler { input_stream_handler: 'B' }", "handler 'B' is not supported"),
     (lambda g: g.replace('"IN:in"', '"IN:out"'), "form a cycle without a back_edge"),
+    (lambda g: g.replace(HANDLER, BROKEN_HANDLER), "node_options that can't be decoded"),
 ]  # fmt: skip
 
 
@@ -153,7 +163,7 @@ def test_options_of_other_calculators_do_not_hide_which_calculator_it_is(parse):
 
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "binary.pbtxt").write_bytes(b"\xff\xfe")
-    for path in (tmp_path / "nowhere.pbtxt", tmp_path, tmp_path / "binary.pbtxt"):
+    for path in (tmp_path / "nowhere.pbtxt", tmp_path, tmp_path / "binary.pbtxt", tmp_path / "no\0file"):
         with pytest.raises(GraphConfigError, match="can't read the graph"):
             read_graph_config(path)
 

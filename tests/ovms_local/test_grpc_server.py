@@ -208,6 +208,8 @@ def test_unknown_and_broken_graphs(stub):
     ("order", "cause"),
     [
         ({"raise": "on purpose"}, "RuntimeError: on purpose"),
+        ({"raise": "half a pair \ud800"}, r"RuntimeError: half a pair \ud800"),
+        ({"mute": 1}, "MuteError"),
         ({"exit": 3}, "SystemExit: 3"),
         ({"make": "number"}, "TypeError: outputs must be Tensors"),
         ({"make": "tuple"}, "TypeError: execute must return a list or be a generator, got tuple"),
@@ -223,6 +225,16 @@ def test_errors_of_a_node_have_the_servers_text_and_the_cause(server, stub, orde
     assert details.startswith(EXECUTION_FAILED.format("scripted_node"))
     assert cause in details
     server.wait_for_log(f"node scripted_node failed: {cause}")
+
+
+def test_a_cause_longer_than_a_status_can_be_is_cut(server, stub):
+    for order in ({"raise": "long " * 5000}, {"raise": "é" * 20_000}):
+        code, details = status_of(lambda order=order: stub.ModelInfer(request("scripted", order)))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith(EXECUTION_FAILED.format("scripted_node"))
+        assert details.endswith("... (cut)")
+        assert details[300:320] in order["raise"]
+    server.wait_for_log("long " * 5000)
 
 
 def test_a_missing_output_is_an_error(stub):

@@ -59,6 +59,14 @@ def test_the_buffer_is_the_sources(buffer):
     assert type(np.array(tensor)) is np.ndarray
 
 
+def test_formats_that_numpy_does_not_know():
+    pointers = Tensor("x", (ctypes.c_void_p * 2)(1, 2))
+    assert (pointers.datatype, pointers.shape, pointers.data.format) == ("<P", (2,), "<P")
+    assert bytes(pointers) == bytes((ctypes.c_void_p * 2)(1, 2))
+    counts = Tensor("x", (ctypes.c_uint8 * 2)(1, 2))
+    assert counts.datatype == Tensor("y", counts).datatype == "<B"
+
+
 def test_no_copy_is_made():
     source = np.zeros(3, np.int32)
     tensor = Tensor("x", source)

@@ -49,7 +49,7 @@ def test_initialize_and_finalize_are_optional(make):
     make(FINE).finalize()
 
 
-@pytest.mark.parametrize("error", ["OSError", "SystemExit"])
+@pytest.mark.parametrize("error", ["OSError", "SystemExit", "KeyboardInterrupt"])
 def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog, error):
     make(FINE + f"    def finalize(self): raise {error}('gone')").finalize()
     assert f"finalize failed: {error}: gone" in caplog.text
@@ -73,11 +73,13 @@ def test_two_nodes_of_one_handler_have_an_object_each(make):
     [
         ("", "no class OvmsPythonModel"),
         ("class OvmsPythonModel: pass", "no method execute"),
+        ("class OvmsPythonModel: execute = None", "no method execute"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError"),
         ("class OvmsPythonModel:\n    def __init__(self): raise KeyError('x')", "KeyError"),
         (FINE + "    def initialize(self, kwargs): raise ValueError('bad model')", "ValueError: bad model"),
         (FINE + "    def initialize(self): pass", "TypeError"),
+        (FINE + "    def initialize(self, kwargs): raise KeyboardInterrupt", "KeyboardInterrupt"),
     ],
 )
 def test_what_cannot_be_loaded(make, code, text):
@@ -95,5 +97,11 @@ def test_a_name_that_is_taken_is_refused(make, tmp_path):
     make(FINE, "taken_handler_of_test.py", tmp_path / "one")
     with pytest.raises(NodeLoadError, match="the name 'taken_handler_of_test' is taken by"):
         make(FINE, "taken_handler_of_test.py", tmp_path / "two")
+    with pytest.raises(NodeLoadError, match="ZeroDivisionError"):
+        make("1 / 0", "broken_handler_of_test.py", tmp_path / "one")
+    with pytest.raises(NodeLoadError, match="the name 'broken_handler_of_test' is taken by"):
+        make(FINE, "broken_handler_of_test.py", tmp_path / "two")
     with pytest.raises(NodeLoadError, match="the name 'json' is taken by"):
         make(FINE, "json.py")
+    with pytest.raises(NodeLoadError, match=r"its name must end in \.py"):
+        make(FINE, "handler_of_test.text")

@@ -4,6 +4,11 @@ import sys
 import script
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise ValueError
+
+
 class OvmsPythonModel:
     def initialize(self, kwargs):
         script.note("initialize " + " ".join(f"{key}={value}" for key, value in sorted(kwargs.items())))
@@ -12,6 +17,8 @@ class OvmsPythonModel:
         order = script.read(inputs)
         if "raise" in order:
             raise RuntimeError(order["raise"])
+        if "mute" in order:
+            raise MuteError
         if "exit" in order:
             sys.exit(order["exit"])
         if "wait_for" in order:
