@@ -55,8 +55,9 @@ class EngineSubject(ThreadPerClient):
         answer = Answer(time.monotonic())
         sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
         with self._engine.submit([prompt], sampling) as generation:
-            for _ in generation:
-                answer.arrivals.append(time.monotonic())
+            for pieces in generation:
+                if any(pieces):
+                    answer.arrivals.append(time.monotonic())
         answer.ended = time.monotonic()
         return answer
 

@@ -41,9 +41,9 @@ def stream(client: InferenceServerClient, prompts: list[str]) -> tuple[Answer, i
         if (message := result.as_numpy("error_message")) is not None:
             raise RuntimeError(message[0].decode())
         if (pieces := result.as_numpy("completion")) is not None:
-            for piece in pieces:
-                piece.decode()
-            answer.arrivals.append(now)
+            texts = [piece.decode() for piece in pieces]
+            if any(texts):
+                answer.arrivals.append(now)
             answer.ended = now
         elif (counts := result.as_numpy("token_count")) is not None:
             token_count = int(counts[0])

@@ -2,18 +2,31 @@
 
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from text_generation.errors import BusyError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
-    tokens: int
-    turn: threading.Event = field(default_factory=threading.Event)
+class Place:
+    """A request's place among those that run, or in the queue until it is its turn."""
+
+    def __init__(self, tokens: int, timeout_s: float):
+        self.tokens = tokens
+        self.turn = threading.Event()
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Whether the request may run, after so many seconds at most; BusyError once it has waited too long in all."""
+        left = max(self._deadline - time.monotonic(), 0)
+        if self.turn.wait(min(left, seconds)):
+            return True
+        if left <= seconds:
+            raise BusyError(f"busy: no place within QUEUE_TIMEOUT_S = {self._timeout_s:g} s; try again later")
+        return False
 
 
 class Admission:
@@ -28,53 +41,49 @@ class Admission:
         self._lock = threading.Lock()
         self._running = 0
         self._tokens = 0
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Place] = deque()
 
     @contextmanager
-    def place(self, tokens: int = 0) -> Iterator[None]:
-        """Hold a place for a request of up to `tokens` tokens; BusyError where queue or wait are too long."""
-        self._enter(tokens)
-        try:
-            yield
-        finally:
-            self._leave(tokens)
+    def place(self, tokens: int = 0) -> Iterator[Place]:
+        """A place for a request of up to `tokens` tokens, to be waited for; BusyError where the queue is full.
 
-    def _enter(self, tokens: int) -> None:
+        Leaving gives it up, however far the request has got.
+        """
+        place = self._enter(tokens)
+        try:
+            yield place
+        finally:
+            self._leave(place)
+
+    def _enter(self, tokens: int) -> Place:
+        place = Place(tokens, self._timeout_s)
         with self._lock:
             if not self._waiting and self._fits(tokens):
-                self._take(tokens)
-                return
-            if len(self._waiting) >= self._max_queued:
+                self._let_in(place)
+            elif len(self._waiting) < self._max_queued:
+                self._waiting.append(place)
+            else:
                 raise BusyError(
                     f"busy: {self._running} requests are running and {len(self._waiting)} waiting, as many as "
                     "MAX_CONCURRENT_REQUESTS, KV_CACHE_GB and MAX_QUEUED_REQUESTS allow; try again later"
                 )
-            waiting = _Waiting(tokens)
-            self._waiting.append(waiting)
-        if waiting.turn.wait(self._timeout_s):
-            return
-        with self._lock:
-            if waiting.turn.is_set():  # the place was handed over between the timeout and the lock
-                return
-            self._waiting.remove(waiting)
-            self._call_next()  # those behind may need fewer tokens
-        raise BusyError(f"busy: no place within QUEUE_TIMEOUT_S = {self._timeout_s:g} s; try again later")
+        return place
 
-    def _leave(self, tokens: int) -> None:
+    def _leave(self, place: Place) -> None:
         with self._lock:
-            self._running -= 1
-            self._tokens -= tokens
-            self._call_next()
-
-    def _call_next(self) -> None:
-        while self._waiting and self._fits(self._waiting[0].tokens):
-            first = self._waiting.popleft()
-            self._take(first.tokens)
-            first.turn.set()
+            if place.turn.is_set():
+                self._running -= 1
+                self._tokens -= place.tokens
+            else:
+                self._waiting.remove(place)
+            # Also where it only waited: those behind may need fewer tokens.
+            while self._waiting and self._fits(self._waiting[0].tokens):
+                self._let_in(self._waiting.popleft())
 
     def _fits(self, tokens: int) -> bool:
         return self._running == 0 or (self._running < self._capacity and self._tokens + tokens <= self._max_tokens)
 
-    def _take(self, tokens: int) -> None:
+    def _let_in(self, place: Place) -> None:
         self._running += 1
-        self._tokens += tokens
+        self._tokens += place.tokens
+        place.turn.set()

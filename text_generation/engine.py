@@ -25,11 +25,16 @@ logger = logging.getLogger(__name__)
 # New token ids of one step: a list per prompt, empty where the prompt got none.
 Step = list[list[int]]
 
+# A request that waits has an empty step this often, in seconds: a server learns that a client has left only when it
+# sends it something.
+KEEPALIVE_S = 1.0
+
 
 class Generation(Iterator[list[str]]):
     """The completions of one request in the making: each step gives a list of text pieces, a piece per prompt.
 
-    It is a context manager too: leaving it, however, stops the engine's work for it within one token.
+    While the request waits, each step is empty. It is a context manager too: leaving it, however, stops the engine's
+    work for it within one token.
     """
 
     def __init__(self, steps: Generator[Step], count: int, tokenizer: Tokenizer, special_token_ids: frozenset[int]):
@@ -117,7 +122,9 @@ class Engine(ABC):
         return Generation(steps, len(prompts), self._tokenizer, self._special_token_ids)
 
     def _in_turn(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        with self._admission.place(max(map(len, prompts)) * len(prompts) + sum(budgets)):
+        with self._admission.place(max(map(len, prompts)) * len(prompts) + sum(budgets)) as place:
+            while not place.wait(KEEPALIVE_S):
+                yield [[] for _ in prompts]
             yield from self._generate(prompts, budgets, sampling)
 
     @abstractmethod

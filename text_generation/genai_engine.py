@@ -11,13 +11,13 @@ import sys
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from text_generation.engine import Engine, Step
+from text_generation.engine import KEEPALIVE_S, Engine, Step
 from text_generation.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
@@ -84,12 +84,16 @@ class GenaiEngine(Engine):
         return config
 
     def _steps(self, queue: SimpleQueue[Tokens | End], count: int, sampling: SamplingParams) -> Generator[Step]:
-        """All that has come since the last step; waits where nothing has."""
+        """All that has come since the last step; an empty step where nothing has come for a while."""
         left_out = frozenset() if sampling.ignore_eos else self._stop_token_ids
         end = None
         while end is None:
             step = [[] for _ in range(count)]
-            events = [queue.get()]
+            try:
+                events = [queue.get(timeout=KEEPALIVE_S)]
+            except Empty:
+                yield step
+                continue
             while not queue.empty():
                 events.append(queue.get())
             for event in events:

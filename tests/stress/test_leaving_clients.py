@@ -15,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from tests.stress import clients, watch
-from tests.stress.proxy import proxy_to
+from tests.stress.proxy import CuttingProxy, proxy_to
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
 
@@ -92,12 +92,7 @@ def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> t
             assert question.decode() == f"Question:\n{prompt}\n\n"
         seen = b"".join(client.stdout.read1() for _ in range(moment))
         used = watch.processor_seconds(server)
-        if way == "killed":
-            client.kill()
-        elif way == "cancelled":
-            client.send_signal(signal.SIGINT)
-        else:
-            proxy.cut()
+        go(way, client, proxy)
         seconds = watch.until(lambda: len(watch.generated(server)) > ended)
         watch.until_idle(server)
         used = watch.processor_seconds(server) - used
@@ -105,6 +100,38 @@ def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> t
             assert client.wait(30) == 130
     answered = tokenizer.encode(seen.decode(errors="ignore")).ids
     return watch.generated(server)[ended] - len(answered), seconds, used
+
+
+def go(way: str, client: subprocess.Popen, proxy: CuttingProxy) -> None:
+    if way == "killed":
+        client.kill()
+    elif way == "cancelled":
+        client.send_signal(signal.SIGINT)
+    else:
+        proxy.cut()
+
+
+def test_who_leaves_while_waiting_makes_room_in_the_queue(serving, engine, report):
+    title = f"{engine}: streaming clients killed, cancelled or cut off while they wait for a place"
+    settings = ONE_PLACE | {"MAX_QUEUED_REQUESTS": 1, "QUEUE_TIMEOUT_S": 600, "MAX_NEW_TOKENS": 8000}
+    with (
+        report.row(title) as row,
+        serving("stream", ENGINE=engine, **settings) as server,
+        clients.open_stream(server.grpc_url) as (running, arrived),
+    ):
+        running.async_stream_infer("python_model", [clients.pre_prompt(["Hi"])])
+        next(clients.outputs(arrived))
+        for way in WAYS * 3:
+            asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
+            with proxy_to(server.grpc_port) as proxy, asking(proxy.url, STORY) as client:
+                watch.until(lambda before=asked: server.log.count(" 1 prompts: [") > before)
+                go(way, client, proxy)
+                seconds = watch.until(lambda before=ended: len(watch.generated(server)) > before)
+            row.done += 1
+            # It is noticed by what is sent to it once a second; the next one finds room in the queue, or none.
+            if watch.generated(server)[ended] != 0 or seconds > 2:
+                row.lost.append(f"{way}: {watch.generated(server)[ended]} tokens, {seconds:.1f} s")
+        assert "busy" not in server.log
 
 
 def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scale, report):

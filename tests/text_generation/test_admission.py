@@ -1,3 +1,4 @@
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,8 @@ def test_capacity_is_never_exceeded_and_everyone_gets_a_place():
 
     def work():
         nonlocal inside, most
-        with admission.place():
+        with admission.place() as place:
+            assert place.wait()
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -39,7 +41,8 @@ def test_those_who_wait_are_served_in_order():
     served = []
 
     def work(number):
-        with admission.place():
+        with admission.place() as place:
+            assert place.wait()
             served.append(number)
 
     with ThreadPoolExecutor(5) as pool, admission.place():
@@ -56,26 +59,51 @@ def test_a_full_queue_turns_away_at_once_and_names_the_limits():
         pytest.raises(BusyError, match="MAX_CONCURRENT_REQUESTS, KV_CACHE_GB and MAX_QUEUED_REQUESTS"),
     ):
         admission.place().__enter__()
-    with admission.place():
-        pass
+    with admission.place() as place:
+        assert place.wait(0)
 
 
 def test_a_wait_that_is_too_long_ends_and_leaves_the_queue():
-    admission = Admission(capacity=1, max_queued=1, timeout_s=0.01)
+    admission = Admission(capacity=1, max_queued=1, timeout_s=0.02)
     with admission.place():
         for _ in range(2):  # the second finds the queue empty again
-            with pytest.raises(BusyError, match=r"QUEUE_TIMEOUT_S = 0\.01"):
-                admission.place().__enter__()
-    with admission.place():
-        pass
+            with admission.place() as place:
+                assert not place.wait(0.001)
+                with pytest.raises(BusyError, match=r"QUEUE_TIMEOUT_S = 0\.02"):
+                    place.wait()
+    with admission.place() as place:
+        assert place.wait()
+
+
+def test_who_leaves_while_waiting_leaves_the_queue():
+    admission = Admission(capacity=1, max_queued=1, timeout_s=60)
+    with admission.place() as running:
+        for _ in range(2):
+            with admission.place() as place:
+                assert not place.wait(0)
+        assert running.wait(0)
+    with admission.place() as place:
+        assert place.wait(0)
+
+
+def test_who_leaves_after_its_turn_came_unseen_gives_it_on():
+    admission = Admission(capacity=1, max_queued=2, timeout_s=60)
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(admission.place())
+        second.enter_context(admission.place())
+        with admission.place() as last:
+            first.close()
+            assert not last.wait(0)
+            second.close()
+            assert last.wait(0)
 
 
 def test_a_place_is_given_back_after_an_error():
     admission = Admission(capacity=1, max_queued=0, timeout_s=0)
     with pytest.raises(ZeroDivisionError), admission.place():
         1 / 0  # noqa: B018
-    with admission.place():
-        pass
+    with admission.place() as place:
+        assert place.wait(0)
 
 
 def test_requests_together_keep_to_the_tokens_that_there_is_room_for():
@@ -99,7 +127,8 @@ def test_a_small_request_does_not_overtake_a_large_one_but_goes_on_when_that_giv
     served = []
 
     def work(tokens):
-        with admission.place(tokens):
+        with admission.place(tokens) as place:
+            assert place.wait()
             served.append(tokens)
 
     with ThreadPoolExecutor(2) as pool, admission.place(60):

@@ -95,6 +95,24 @@ def test_requests_join_and_leave_while_others_run(loaded):
     assert counts == list(range(1, 41, 5))
 
 
+def test_who_waits_has_empty_pieces_and_may_leave(int8_model):
+    for name in ("optimum", "genai"):
+        settings = Settings(
+            model_path=int8_model, engine=name, max_concurrent_requests=1, max_queued_requests=1, kv_cache_gb=1
+        )
+        prompts, engine = engines.load(settings)
+        try:
+            prompt = prompts.encode(["Tell me a long story."])
+            with engine.submit(prompt, _fixed(2000)) as running:
+                next(running)
+                for _ in range(2):  # the second finds the queue empty again
+                    with engine.submit(prompt, _fixed(1)) as waiting:
+                        assert next(waiting) == [""], name
+                    assert waiting.token_count == 0
+        finally:
+            engine.close()
+
+
 def test_leaving_a_generation_frees_its_place(int8_model):
     """With room for one request, a second one gets its answer only once the first one was left."""
     for name in ("optimum", "genai"):
