@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def main() -> int:
     _check(parser, arguments)
     # The folder of a servable may be read-only, and stays as it is in any case.
     sys.dont_write_bytecode = True
+    # Each connection is an open file, of which a shell allows 1,024 where the system allows many more.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     set_up_logging(arguments.log_level)
     settings = ServerSettings(
         grpc_address=arguments.grpc_bind_address,

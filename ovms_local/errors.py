@@ -52,6 +52,12 @@ class ServerNotReady(ServingError):
         super().__init__("Server is not ready")
 
 
+class ClientTooSlow(ServingError):
+    """The client of a stream does not read what it is sent."""
+
+    grpc_code = StatusCode.ABORTED
+
+
 class InvalidRequest(ServingError):
     """The request is malformed or does not fit the graph."""
 

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
 
 from ovms_local import grpc_codec
-from ovms_local.errors import InvalidRequest, ServingError, describe
+from ovms_local.errors import ClientTooSlow, InvalidRequest, ServingError, describe
 from ovms_local.kserve import DataPlane, InferRequest, InferStream
 from ovms_local.version import SERVER_NAME, server_version
 
@@ -31,6 +31,8 @@ _OPTIONS = (
 )
 
 
+# Seconds: a client that reads nothing for so long, though it is there, would keep its node busy for ever.
+_WRITE_TIMEOUT = 60
 # Typed contents of this many bytes take long enough to decode to be kept off the event loop.
 _LARGE = 1 << 18
 _MAX_DETAILS = 2048
@@ -87,9 +89,12 @@ class GrpcService:
         reader = asyncio.create_task(self._read(context, first, stream))
         try:
             async for output in stream:
-                await context.write(grpc_codec.encode_stream_response(output))
+                async with asyncio.timeout(_WRITE_TIMEOUT):
+                    await context.write(grpc_codec.encode_stream_response(output))
             if reader.done():
                 reader.result()
+        except TimeoutError:
+            raise ClientTooSlow(f"The client has read nothing for {_WRITE_TIMEOUT} s") from None
         finally:
             reader.cancel()
             stream.cancel()

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ovms_local import rest_codec
 from ovms_local.errors import (
@@ -31,7 +32,8 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MAX_BODY = 1 << 30
-# Seconds: a client that keeps its connection must not find it closed when it comes back a little later.
+# Seconds: a client that keeps its connection must not find it closed when it comes back a little later, but who sends
+# nothing for so long, not even the rest of a request, has left or means no good.
 _KEEP_ALIVE = 60
 _OPENAPI = Path(__file__).with_name("openapi.json")
 
@@ -108,12 +110,37 @@ class RestApi:
         return Response(content, media_type="application/octet-stream", headers=headers)
 
 
+class _Connection(H11Protocol):
+    """uvicorn ends a connection that stays idle behind an answer; this one ends, too, where no whole head of a request
+    comes: nothing at all, or a byte now and then.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        self._timer = self.loop.call_later(_KEEP_ALIVE, self._check, self.cycle)
+
+    def _check(self, latest_request: object) -> None:
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and self.cycle is latest_request:
+            self.timeout_keep_alive_handler()
+        else:
+            self._watch()
+
+
 class RestServer(uvicorn.Server):
     """uvicorn within an event loop that is not its own: signals are not its business."""
 
     def __init__(self, api: RestApi, shutdown_timeout: float) -> None:
         config = uvicorn.Config(
             api.app,
+            http=_Connection,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -133,16 +160,21 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 async def _read_body(request: Request) -> bytes:
     chunks, size = [], int(request.headers.get("Content-Length", 0))
+    loop = asyncio.get_running_loop()
     try:
         if size <= _MAX_BODY:
             size = 0
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > _MAX_BODY:
-                    break
-                chunks.append(chunk)
+            async with asyncio.timeout(_KEEP_ALIVE) as patience:
+                async for chunk in request.stream():
+                    patience.reschedule(loop.time() + _KEEP_ALIVE)
+                    size += len(chunk)
+                    if size > _MAX_BODY:
+                        break
+                    chunks.append(chunk)
     except ClientDisconnect:
         raise InvalidRequest("The client left before the end of its request") from None
+    except TimeoutError:
+        raise InvalidRequest(f"The rest of the request did not come within {_KEEP_ALIVE} s") from None
     if size > _MAX_BODY:
         raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
     return b"".join(chunks)
