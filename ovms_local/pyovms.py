@@ -1,8 +1,10 @@
 """The module `pyovms` as Python nodes see it: the class Tensor, like the one built into OpenVINO Model Server."""
 
+import ctypes
 import operator
 import sys
 from collections.abc import Iterable, Sequence
+from pickle import PickleBuffer
 
 import numpy as np
 
@@ -13,6 +15,8 @@ _FORMAT_TO_DATATYPE = {
 }  # fmt: skip
 _DATATYPE_TO_FORMAT = {datatype: format for format, datatype in _FORMAT_TO_DATATYPE.items() if format not in "lL"}
 _SSIZE_MAX = 2**63 - 1
+# Of CPython 3.11 on 64-bit systems: PyTypeObject in Include/cpython/object.h, the flag in Include/object.h.
+_OFFSET_OF_TP_FLAGS, _PY_TPFLAGS_BASETYPE = 168, 1 << 10
 
 
 def item_size(datatype: str) -> int | None:
@@ -68,6 +72,10 @@ class _Attributes:
             raise TypeError(f"Tensor: name must be a str, not {type(name).__name__}")
         if datatype is not None and not isinstance(datatype, str):
             raise TypeError(f"Tensor: datatype must be a str, not {type(datatype).__name__}")
+        try:
+            f"{name}{datatype}".encode()
+        except UnicodeEncodeError:
+            raise TypeError("Tensor: name and datatype must be text that UTF-8 can encode") from None
         self._name = name
         self._view = view
         self._shape = view.shape if shape is None else _check_shape(shape)
@@ -98,48 +106,29 @@ if sys.version_info >= (3, 12):
             return memoryview(self._view)
 
 else:
-    # Before 3.12 only a class written in C can have the buffer protocol, so there a Tensor is an array inside, which
-    # hides what the real one does not have: a node that computes with the Tensor itself must fail here too.
-    class Tensor(_Attributes, np.ndarray):
+    # Before 3.12 only classes written in C have the buffer protocol. PickleBuffer is one, passes on the buffer that it
+    # is made of and adds next to nothing; this flag alone keeps it from having subclasses.
+    _flags = ctypes.c_ulong.from_address(id(PickleBuffer) + _OFFSET_OF_TP_FLAGS)
+    assert _flags.value == PickleBuffer.__flags__
+    _flags.value |= _PY_TPFLAGS_BASETYPE
+
+    class Tensor(_Attributes, PickleBuffer):
         __doc__ = _DOCUMENTATION
-        __len__ = __getitem__ = __setitem__ = __iter__ = __contains__ = None
-        __int__ = __float__ = __index__ = __array_ufunc__ = None
-        __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
+        __slots__ = ("_datatype", "_name", "_shape", "_view")
+        raw = release = property()  # what it does add
 
         def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
-            # Not a Tensor's array, which has lost what numpy does not know: a byte order that is the native one anyway.
-            view = buffer.data if isinstance(buffer, Tensor) else memoryview(buffer).toreadonly()
+            view = memoryview(buffer).toreadonly()
             try:
-                array = np.asarray(view)
-            except (TypeError, ValueError):  # a format that numpy does not know either
-                array = np.frombuffer(view, np.uint8)
-            tensor = array.view(cls)
+                # Not of the memoryview itself: garbage with both in it crashes the interpreter, which clears the
+                # memoryview first. An array takes no part in garbage collection.
+                tensor = super().__new__(cls, np.asarray(view))
+            except (TypeError, ValueError):  # a format that numpy does not know
+                tensor = super().__new__(cls, np.frombuffer(view, np.uint8))
             tensor._adopt(name, view, shape, datatype)
             return tensor
 
-        def __bool__(self) -> bool:
-            return True
-
-        def __bytes__(self) -> bytes:
-            return self._view.tobytes()
-
-        def __repr__(self) -> str:
-            return object.__repr__(self)
-
-        __str__ = __repr__
-
-    class _Hidden:
-        """Stands in a Tensor for an attribute of arrays."""
-
-        def __init__(self, name: str) -> None:
-            self._name = name
-
-        def __get__(self, instance: Tensor | None, owner: type) -> None:
-            raise AttributeError(f"'Tensor' object has no attribute {self._name!r}")
-
-    for _attribute in dir(np.ndarray):
-        if not _attribute.startswith("_") and _attribute not in _Attributes.__dict__:
-            setattr(Tensor, _attribute, _Hidden(_attribute))
+    _flags.value &= ~_PY_TPFLAGS_BASETYPE
 
 
 def tensor_from_request(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:

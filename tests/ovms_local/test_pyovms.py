@@ -1,6 +1,11 @@
 import array
+import copy
 import ctypes
+import gc
+import pickle
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,12 +64,45 @@ def test_the_buffer_is_the_sources(buffer):
     assert type(np.array(tensor)) is np.ndarray
 
 
-def test_formats_that_numpy_does_not_know():
-    pointers = Tensor("x", (ctypes.c_void_p * 2)(1, 2))
-    assert (pointers.datatype, pointers.shape, pointers.data.format) == ("<P", (2,), "<P")
-    assert bytes(pointers) == bytes((ctypes.c_void_p * 2)(1, 2))
-    counts = Tensor("x", (ctypes.c_uint8 * 2)(1, 2))
-    assert counts.datatype == Tensor("y", counts).datatype == "<B"
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        (ctypes.c_void_p * 2)(1, 2), (ctypes.c_uint8 * 2)(1, 2), ctypes.create_string_buffer(b"ab"),
+        memoryview(bytes(16)).cast("P"), memoryview(bytes(16)).cast("n"), memoryview(b"ab").cast("c"),
+        memoryview(bytes(8)).cast("@i"), array.array("u", "ab"), np.zeros(2, "V3"),
+    ],
+    ids=lambda buffer: memoryview(buffer).format,
+)  # fmt: skip
+def test_formats_that_numpy_does_not_know(buffer):
+    source, tensor = memoryview(buffer), Tensor("x", buffer)
+    assert (tensor.data.format, tensor.data.shape, tensor.datatype) == (source.format, source.shape, source.format)
+    assert bytes(tensor) == tensor.data.tobytes() == source.tobytes()
+
+
+def test_tensors_in_garbage_are_collected():
+    source = np.zeros(3, np.int32)
+    references = sys.getrefcount(source)
+    for _ in range(100):
+        garbage = SimpleNamespace(tensor=Tensor("x", source))
+        garbage.itself, garbage.view, garbage.other = garbage, garbage.tensor.data, Tensor("y", garbage.tensor)
+        del garbage
+        gc.collect()
+    assert sys.getrefcount(source) == references
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda t: np.add(t, 1), lambda t: np.ones((2, 3)) + t, lambda t: np.ones((2, 3)) == t, np.sum, np.mean, np.exp,
+        np.ravel, np.squeeze, np.argmax, np.float32, np.asanyarray, lambda t: np.stack([t, t]), np.zeros_like,
+        lambda t: np.reshape(t, (3, 2)), lambda t: np.frombuffer(t, np.int32), lambda t: b"x" + t, np.unique,
+    ],
+)  # fmt: skip
+def test_whatever_takes_a_buffer_takes_a_tensor(use):
+    array = np.arange(6, dtype=np.int32).reshape(2, 3)
+    expected, found = use(memoryview(array)), use(Tensor("x", array))
+    assert type(found) is type(expected)
+    assert np.array_equal(found, expected)
 
 
 def test_no_copy_is_made():
@@ -85,7 +123,8 @@ def test_shape_and_datatype_override_the_attributes_alone():
     "arguments",
     [
         (1, b""), (None, b""), ("x", "text"), ("x", 1), ("x", None), ("x", [1]), ("x", b"", 1), ("x", b"", "12"),
-        ("x", b"", [1.5]), ("x", b"", ["1"]), ("x", b"", [2**63]), ("x", b"", None, 1), ("x",), (),
+        ("x", b"", [1.5]), ("x", b"", ["1"]), ("x", b"", [2**63]), ("x", b"", None, 1), ("x",), (), ("\ud800", b""),
+        ("x", b"", None, "\ud800"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_type_errors(arguments):
@@ -109,10 +148,17 @@ def test_a_tensor_is_no_array():
         lambda t: t.reshape(1, 3),
         lambda t: t.dtype,
         lambda t: t.T,
+        lambda t: t.raw(),
+        lambda t: t.release(),
+        lambda t: setattr(t, "more", 1),
+        lambda t: t.__array_interface__,
+        copy.deepcopy,
+        pickle.dumps,
     ):
         with pytest.raises((TypeError, AttributeError)):
             use(tensor)
     assert tensor
+    assert not isinstance(tensor, np.ndarray)
     assert tensor == tensor != Tensor("x", np.zeros(3))
     assert tensor in {tensor}
 
