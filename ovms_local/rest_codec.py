@@ -75,7 +75,7 @@ def decode_request(model_name: str, body: bytes, header_length: str | None) -> t
     Raises:
         NotJson, InvalidRequest
     """
-    binary = memoryview(b"")
+    binary = None
     if header_length is not None:
         length = int(header_length) if header_length.isascii() and header_length.isdigit() else -1
         _expect(
@@ -151,7 +151,7 @@ def _parse(body: bytes) -> Any:
         raise ValueError(f"{constant} is no number in JSON")
 
     try:
-        return json.loads(body, parse_constant=refuse)
+        return json.loads(body.decode(), parse_constant=refuse)
     except RecursionError:
         raise InvalidRequest("The JSON of the request is nested too deeply") from None
     except ValueError as error:
@@ -191,7 +191,7 @@ def _binary_outputs(message: dict) -> dict[str, bool]:
     return binary
 
 
-def _inputs(message: dict, binary: memoryview) -> tuple[InputTensor, ...]:
+def _inputs(message: dict, binary: memoryview | None) -> tuple[InputTensor, ...]:
     inputs = message.get("inputs")
     _expect(isinstance(inputs, list) and inputs, "Invalid JSON structure. Missing inputs")
     tensors = []
@@ -205,6 +205,7 @@ def _inputs(message: dict, binary: memoryview) -> tuple[InputTensor, ...]:
                 f"Invalid number of values in tensor proto container - the shape of input {name} says another number",
             )
         else:
+            _expect(binary is not None, f"Could not parse input content. The input {name} has no data")
             size = _binary_size(tensor, name, datatype, shape, len(binary) if len(inputs) == 1 else None)
             _expect(0 <= size <= len(binary), f"Received buffer size is smaller than input {name} needs: {size}")
             data, binary = binary[:size], binary[size:]
