@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoTokenizer
 
 from text_generation.errors import RequestError
@@ -36,9 +37,12 @@ class ChatPrompts:
         self._system_prompt = settings.system_prompt
         self._max_prompts = settings.max_prompts_per_request
         self.tokenizer: Tokenizer = self._chat.backend_tokenizer
-        # To this copy special tokens are ordinary text. As a flag of the one above, other threads would see it too.
-        self._literal_tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
-        self._literal_tokenizer.encode_special_tokens = True
+        # Training leaves these behind in some folders; transformers resets them for each text of its own.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        # To these copies special tokens are ordinary text. As a flag of the one above, other threads would see it too.
+        self._literal_tokenizer = _literal(self.tokenizer)
+        self._literal_tokenizer_behind = _behind_other_text(self._literal_tokenizer)
         added = self.tokenizer.get_added_tokens_decoder().items()
         self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
         longest_first = sorted(self._special_tokens, key=len, reverse=True)
@@ -67,12 +71,23 @@ class ChatPrompts:
             return [self._encode(question) for question in questions]
 
     def _encode(self, question: str) -> list[int]:
-        if self._special_pattern.search(question) is None:
+        if not self._holds_special_token(question):
             return self.tokenizer.encode(self._render(question), add_special_tokens=False).ids
         token_ids = []
+        tokenizer = self._literal_tokenizer
         for text, special_token_ids in self._stretches(question):
-            token_ids += self._literal_tokenizer.encode(text, add_special_tokens=False).ids + special_token_ids
+            token_ids += tokenizer.encode(text, add_special_tokens=False).ids + special_token_ids
+            tokenizer = self._literal_tokenizer_behind
         return token_ids
+
+    def _holds_special_token(self, question: str) -> bool:
+        """Whether there is one in it, or its normalization makes one of it (`</s>` in full-width characters, say)."""
+        if self._special_pattern.search(question) is not None:
+            return True
+        if self.tokenizer.normalizer is None:
+            return False
+        token_ids = self.tokenizer.encode(question, add_special_tokens=False).ids
+        return not set(token_ids).isdisjoint(self._special_tokens.values())
 
     def _render(self, question: str) -> str:
         messages = [{"role": "user", "content": question}]
@@ -96,3 +111,19 @@ class ChatPrompts:
             yield prompt[start : match.start()].translate(shown), [self._special_tokens[match[0]]]
             start = match.end()
         yield prompt[start:].translate(shown), []
+
+
+def _literal(tokenizer: Tokenizer) -> Tokenizer:
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _behind_other_text(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer for a stretch that is not the first: without the space that some put before a text's first word."""
+    spaces = tokenizer.pre_tokenizer
+    if not (isinstance(spaces, Metaspace) and spaces.prepend_scheme == "first"):
+        return tokenizer
+    copy = _literal(tokenizer)
+    copy.pre_tokenizer = Metaspace(spaces.replacement, prepend_scheme="never", split=spaces.split)
+    return copy

@@ -1,7 +1,11 @@
 """With the tokenizer of the real model: what users type, as the model sees it."""
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFKC
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from text_generation.errors import RequestError
 from text_generation.prompts import ChatPrompts
@@ -73,6 +77,46 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(prompts, questions, say
     with pytest.raises(RequestError) as error:
         prompts.encode(questions)
     assert says in str(error.value)
+
+
+def test_truncation_and_padding_left_by_training_are_not_applied(int8_model, tmp_path, prompts):
+    for path in int8_model.iterdir():
+        if path.name != "tokenizer.json":
+            (tmp_path / path.name).symlink_to(path)
+    trained = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
+    trained.enable_truncation(10)
+    trained.enable_padding(length=200)
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert ChatPrompts(Settings(model_path=tmp_path)).encode(["  hi "]) == prompts.encode(["  hi "])
+
+
+@pytest.fixture
+def words(tmp_path) -> ChatPrompts:
+    """A tokenizer that normalizes its special tokens, and puts a space before a text's first word alone, as Llama's."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", *"[]/<>INSTsai"]
+    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, [], unk_token="<unk>"))
+    tokenizer.normalizer = NFKC()
+    tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=True) for token in tokens[:3]])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template="<s>[INST]{{ messages[0]['content'] }}[/INST]"
+    ).save_pretrained(tmp_path)
+    return ChatPrompts(Settings(model_path=tmp_path))
+
+
+def test_what_normalization_turns_into_a_special_token_is_text_too(words):
+    special = words.tokenizer.token_to_id("</s>")
+    fullwidth = "a\N{FULLWIDTH LESS-THAN SIGN}/s\N{FULLWIDTH GREATER-THAN SIGN}i"
+    assert special in words.tokenizer.encode(fullwidth).ids
+    assert words.encode([fullwidth]) == words.encode(["a</s>i"])
+    assert special not in words.encode([fullwidth])[0]
+
+
+def test_the_templates_own_ids_are_the_same_with_and_without_a_typed_special_token(words):
+    [ordinary], [hostile] = words.encode(["a"]), words.encode(["a</s>"])
+    start = len(words.tokenizer.encode("<s>[INST]a").ids)
+    assert hostile[:start] == ordinary[:start]
+    assert hostile[-7:] == ordinary[-7:]
 
 
 def test_a_folder_without_a_chat_template_says_so(int8_model, tmp_path):
