@@ -24,46 +24,55 @@ from text_generation.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_CLOSED = "the engine is closed"
+_WORKER = "from text_generation.genai_worker import main; main()"
+
 
 class GenaiEngine(Engine):
     """The pipeline steps in a process of its own. A thread here puts what comes from it into a queue per request, from
     which the request's own thread takes all that has piled up as one step of its Generation.
 
-    Where the process dies, what ran is lost with an error, and another one takes its place.
+    Where the process dies, what ran is lost with an error, and the thread starts another one, for which requests wait.
+    Where that one can't be started, they have the reason as their error, and the next request has it tried again.
     """
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer):
         super().__init__(settings, tokenizer)
         self._request_ids = itertools.count()
-        self._queues: dict[int, SimpleQueue[Tokens | End]] = {}  # by request_id
-        # Guards sending to the process, its replacement, and `_closed`.
-        self._lock = threading.Lock()
+        # Guards what follows. Requests are those that have not ended; the process takes them while it is ready.
+        self._changed = threading.Condition()
+        self._requests: dict[int, tuple[Request, SimpleQueue[Tokens | End]]] = {}
         self._closed = False
-        self._process = _Process(settings)
+        self._process = _Process()
+        self._process.load(settings)
+        self._ready = True
         self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        with self._lock:
+        with self._changed:
             self._closed = True
             self._process.kill()
+            self._changed.notify()
         self._thread.join()
 
     def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        request_id = next(self._request_ids)
         configs = [self._generation_config(budget, sampling) for budget in budgets]
+        request = Request(next(self._request_ids), prompts, configs)
         queue = SimpleQueue()
-        with self._lock:
+        with self._changed:
             if self._closed:
-                raise RuntimeError("the engine is closed")
-            self._queues[request_id] = queue
-            self._process.send(Request(request_id, prompts, configs))
+                raise RuntimeError(_CLOSED)
+            self._requests[request.request_id] = request, queue
+            if self._ready:
+                self._process.send(request)
+            self._changed.notify()
         try:
             yield from self._steps(queue, len(prompts), sampling)
         finally:
-            with self._lock:
-                if self._queues.pop(request_id, None) is not None:
-                    self._process.send(Cancel(request_id))
+            with self._changed:
+                if self._requests.pop(request.request_id, None) is not None and self._ready:
+                    self._process.send(Cancel(request.request_id))
 
     def _generation_config(self, max_new_tokens: int, sampling: SamplingParams) -> dict[str, Any]:
         config = {
@@ -110,62 +119,96 @@ class GenaiEngine(Engine):
         while True:
             try:
                 events = self._process.connection.recv()
-            except (EOFError, OSError):
+            except Exception:  # the process has ended, or what it says can't be read
                 if self._replace_process():
                     continue
                 return
             for event in events:
-                take = self._queues.pop if isinstance(event, End) else self._queues.get
-                if (queue := take(event.request_id, None)) is not None:
+                take = self._requests.pop if isinstance(event, End) else self._requests.get
+                if (found := take(event.request_id, None)) is not None:
+                    _, queue = found
                     queue.put(event)
 
     def _replace_process(self) -> bool:
-        """Tell those who wait that nothing comes any more, and start anew; False where the engine is closed."""
-        with self._lock:
-            exit_code = self._process.kill()
-            reason = "the engine was closed" if self._closed else f"the generating process ended ({exit_code})"
-            while self._queues:
-                request_id, queue = self._queues.popitem()
-                queue.put(End(request_id, RuntimeError(reason)))
-            if not self._closed:
-                logger.error("%s: starting another one", reason)
-                try:
-                    self._process = _Process(self._settings)
-                except Exception as error:
-                    logger.error("it can't be started: %s", error)
-                    self._closed = True
-            return not self._closed
+        """End what ran and have another process, now or when somebody asks for it; False where the engine is closed."""
+        reason = f"the generating process ended ({self._process.exit_code()})"
+        with self._changed:
+            self._ready = False
+            self._end_all(reason)
+        while not self._closed:
+            logger.error("%s: starting another one", reason)
+            try:
+                with self._changed:
+                    if self._closed:
+                        break
+                    self._process = _Process()
+                self._process.load(self._settings)
+            except Exception as error:
+                reason = f"the generating process can't be started: {error}"
+                with self._changed:
+                    self._end_all(reason)
+                    self._changed.wait_for(lambda: self._requests or self._closed)
+            else:
+                with self._changed:
+                    self._ready = True
+                    for request, _ in self._requests.values():
+                        self._process.send(request)
+                return True
+        with self._changed:
+            self._end_all(_CLOSED)
+        return False
+
+    def _end_all(self, reason: str) -> None:
+        error = RuntimeError(_CLOSED if self._closed else reason)
+        while self._requests:
+            request_id, (_, queue) = self._requests.popitem()
+            queue.put(End(request_id, error))
 
 
 class _Process:
-    """A worker process with the pipeline loaded, and the connection to it."""
+    """A worker process, and the connection to it."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self):
         self.connection, other_end = multiprocessing.Pipe()
         with other_end:
             self._process = subprocess.Popen(
-                [_python(), "-c", "from text_generation.genai_worker import main; main()", str(other_end.fileno())],
+                # -P: it imports nothing from the folder that the server happens to run in
+                [
+                    _python(),
+                    "-P",
+                    "-c",
+                    "from text_generation.genai_worker import main; main()",
+                    str(other_end.fileno()),
+                ],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[other_end.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
             )
+
+    def load(self, settings: Settings) -> None:
+        """Have it load the pipeline and wait until that is done; where it fails, end it and raise the error."""
         try:
             self.connection.send(
                 PipelineSettings(settings.model_path, settings.device, settings.ov_config, settings.kv_cache_gb)
             )
             error = self.connection.recv()
-            if error is not None:
-                raise error
-        except BaseException as error:
-            exit_code = self.kill()
-            if isinstance(error, EOFError | OSError):
-                raise RuntimeError(f"the generating process ended while it loaded ({exit_code})") from error
-            raise
+        except (EOFError, OSError):
+            error = RuntimeError(f"the generating process ended while it loaded ({self.exit_code()})")
+        if error is not None:
+            self.kill()
+            raise error
 
     def send(self, message: Request | Cancel) -> None:
         """Send; what can't be received any more is dropped, as the thread that reads learns of the end too."""
         with contextlib.suppress(OSError):
             self.connection.send(message)
+
+    def exit_code(self) -> int:
+        """The exit code of a process whose connection has ended, which can be a moment before its own end."""
+        try:
+            return self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return self.kill()
 
     def kill(self) -> int:
         """End it at once, which loses nothing that lasts; the exit code."""

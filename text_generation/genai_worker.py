@@ -110,9 +110,9 @@ def main() -> None:
     """Load the pipeline and serve; the argument is the file descriptor of the connection."""
     connection = Connection(int(sys.argv[1]))
     settings: PipelineSettings = connection.recv()
-    scheduler = ov_genai.SchedulerConfig()
-    scheduler.cache_size = settings.kv_cache_gb
     try:
+        scheduler = ov_genai.SchedulerConfig()
+        scheduler.cache_size = settings.kv_cache_gb
         pipeline = ov_genai.ContinuousBatchingPipeline(
             settings.model_path, scheduler, settings.device, settings.ov_config
         )
