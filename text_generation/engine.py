@@ -89,6 +89,7 @@ class Engine(ABC):
         self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
         config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=False)
         self._context_length = config.max_position_embeddings
+        self._check_vocabulary(config.vocab_size)
         eos = GenerationConfig.from_pretrained(settings.model_path).eos_token_id
         self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self._admission = Admission(
@@ -120,6 +121,11 @@ class Engine(ABC):
         budgets = [min(sampling.max_new_tokens, self._context_length - len(prompt)) for prompt in prompts]
         steps = self._in_turn(prompts, budgets, sampling)
         return Generation(steps, len(prompts), self._tokenizer, self._special_token_ids)
+
+    def _check_vocabulary(self, size: int) -> None:
+        for token, token_id in self._tokenizer.get_vocab().items():
+            if token_id >= size and token_id not in self._special_token_ids:  # those can't be in a question
+                raise ValueError(f"tokenizer.json is another model's: {token!r} is beyond this one's {size} tokens")
 
     def _in_turn(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
         with self._admission.place(max(map(len, prompts)) * len(prompts) + sum(budgets)) as place:
@@ -160,13 +166,17 @@ def load(settings: Settings) -> tuple[ChatPrompts, Engine]:
     try:
         prompts = ChatPrompts(settings)
         engine = ChosenEngine(settings, prompts.tokenizer)
-        # The first inference compiles kernels, and proves that model and settings work before anyone is told so.
-        engine.submit(prompts.encode(["Hello"]), replace(settings.sampling, max_new_tokens=2)).join()
+        try:
+            # The first inference compiles kernels, and proves that model and settings work before anyone is told so.
+            engine.submit(prompts.encode(["Hello"]), replace(settings.sampling, max_new_tokens=2)).join()
+        except BaseException:
+            engine.close()
+            raise
     except Exception as error:
         cause = " ".join(str(error).split())
         raise model_folder.ModelFolderError(
             f"ENGINE={settings.engine} can't run {settings.model_path} on DEVICE={settings.device} with "
-            f"OV_CONFIG={json.dumps(settings.ov_config)}: {cause}"
+            f"OV_CONFIG={json.dumps(settings.ov_config)} and KV_CACHE_GB={settings.kv_cache_gb}: {cause}"
         ) from error
     name = settings.selected_model or (info.model if info else "the model")
     logger.info("%s in %s is ready (ENGINE=%s, DEVICE=%s)", name, settings.model_path, settings.engine, settings.device)

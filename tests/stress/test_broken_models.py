@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from tokenizers import Tokenizer
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -55,6 +56,14 @@ def removed(*names: str) -> Callable[[Path], None]:
     return damage
 
 
+def with_another_tokenizer(folder: Path) -> None:
+    """One that knows a token more than the model does."""
+    removed("model_info.json")(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["zzqq"])
+    copied(folder, "tokenizer.json").write_text(tokenizer.to_str())
+
+
 def emptied(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -86,6 +95,7 @@ DAMAGES = {
     "graph overwritten": (overwritten("openvino_model.xml"), "openvino_model.xml"),
     "no tokenizer": (removed("tokenizer.json"), "tokenizer.json is missing"),
     "tokenizer overwritten": (overwritten("tokenizer.json"), "tokenizer.json or tokenizer_config.json can't be used"),
+    "tokenizer of another model": (with_another_tokenizer, "tokenizer.json is another model's: 'zzqq'"),
     "no template": (removed("model_info.json", "chat_template.jinja"), "has no chat template"),
     "configuration overwritten": (overwritten("config.json"), "model/config.json"),
     "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),

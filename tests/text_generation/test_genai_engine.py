@@ -9,8 +9,10 @@ import pytest
 from transformers import LlamaConfig
 
 from benchmarks import random_model
+from tests.stress import watch
 from text_generation import engine as engines
 from text_generation.errors import RequestError
+from text_generation.model_folder import ModelFolderError
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
 
@@ -104,6 +106,61 @@ def test_a_dead_process_costs_what_ran_and_no_more(loaded):
     later = engine.submit(question, SamplingParams(max_new_tokens=5, ignore_eos=True))
     later.join()
     assert later.token_count == 5
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_when_somebody_asks(int8_model, tmp_path):
+    folder = tmp_path / "model"
+    folder.symlink_to(int8_model)
+    others = generating_processes()
+    prompts, engine = engines.load(Settings(model_path=folder, engine="genai", kv_cache_gb=1))
+    few = SamplingParams(max_new_tokens=5, ignore_eos=True)
+    question = prompts.encode(["Hi"])
+    try:
+        folder.unlink()
+        [generating] = [process for process in generating_processes() if process not in others]
+        generating.kill()
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="the generating process"):
+                engine.submit(question, few).join()
+        folder.symlink_to(int8_model)
+        # The one that was asked for before this may still be failing.
+        watch.until(lambda: answers(engine, question, few))
+    finally:
+        engine.close()
+    assert generating_processes() == others
+
+
+def answers(engine: engines.Engine, prompt: list[list[int]], sampling: SamplingParams) -> bool:
+    try:
+        return engine.submit(prompt, sampling).join() != [""]
+    except RuntimeError:
+        return False
+
+
+def test_waiting_for_another_process_ends_with_the_engine(int8_model):
+    others = generating_processes()
+    prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
+    question = prompts.encode(["Hi"])
+    running = engine.submit(question, SamplingParams(max_new_tokens=4000, ignore_eos=True))
+    next(running)
+    [generating] = [process for process in generating_processes() if process not in others]
+    generating.kill()
+    with pytest.raises(RuntimeError, match="ended"):
+        running.join()
+    with engine.submit(question, SamplingParams(max_new_tokens=5)) as waiting:
+        assert next(waiting) == [""]
+        engine.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            next(waiting)
+    assert generating_processes() == others
+
+
+def test_a_process_that_fails_its_first_request_is_ended(int8_model):
+    others = generating_processes()
+    settings = Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, max_prompt_tokens_per_request=5)
+    with pytest.raises(ModelFolderError, match="MAX_PROMPT_TOKENS_PER_REQUEST is 5"):
+        engines.load(settings)
+    assert generating_processes() == others
 
 
 def test_closing_ends_what_runs(int8_model):
