@@ -23,8 +23,10 @@ class OptimumEngine(Engine):
     def __init__(self, settings: Settings, tokenizer: Tokenizer):
         super().__init__(settings, tokenizer)
         torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
+        # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
+        ov_config = {"CACHE_DIR": ""} | settings.ov_config
         self._model = OVModelForCausalLM.from_pretrained(
-            settings.model_path, export=False, compile=False, device=settings.device, ov_config=settings.ov_config
+            settings.model_path, export=False, compile=False, device=settings.device, ov_config=ov_config
         )
         keep_last_logits(self._model.model)
         self._model.compile()

@@ -1,5 +1,7 @@
 """What is particular to Optimum's engine: one left-padded batch, seeds, logits of the last position only."""
 
+import contextlib
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from openvino import opset13 as ops
 
 from text_generation import engine as engines
+from text_generation.model_folder import ModelFolderError
 from text_generation.optimum_engine import keep_last_logits, left_pad
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
@@ -110,3 +113,17 @@ def test_a_text_has_the_tokens_of_generate(loaded, int8_model):
     with engine.submit([prompt], SamplingParams(temperature=0, max_new_tokens=8)) as generation:
         generation.join()
     assert generation.token_ids[0] == wanted[0, len(prompt) :].tolist()
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_in_the_model_folder_for_a_gpu(int8_model, tmp_path, monkeypatch):
+    """Where there is none, the folder would be written to all the same before that is found out."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # Optimum spares temporary folders
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in int8_model.iterdir():
+        (folder / path.name).symlink_to(path)
+    names = {path.name for path in folder.iterdir()}
+    with contextlib.suppress(ModelFolderError):
+        engines.load(Settings(model_path=folder, device="AUTO:GPU,CPU"))
+    assert {path.name for path in folder.iterdir()} == names
