@@ -13,6 +13,11 @@ from text_generation.sampling import SamplingParams
 DEFAULT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
 
 
+def _encodable(text: str) -> str:
+    text.encode()  # a ValueError where the environment holds bytes that are no UTF-8
+    return text
+
+
 class SettingError(ValueError):
     """Environment variables with values that can't be used; the message names each."""
 
@@ -35,17 +40,17 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(50, ge=0)
+    top_k: int = Field(50, ge=0, lt=2**31)
     repetition_penalty: float = Field(1.1, gt=0, allow_inf_nan=False)
     ignore_eos: bool = False
-    system_prompt: str | None = None
+    system_prompt: Annotated[str, AfterValidator(_encodable)] | None = None
 
     max_concurrent_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(128, ge=0)
     queue_timeout_s: float = Field(60, ge=0, allow_inf_nan=False)
     max_prompts_per_request: int = Field(32, ge=1)
     max_prompt_tokens_per_request: int = Field(8192, ge=1)
-    kv_cache_gb: int = Field(2, ge=1)
+    kv_cache_gb: int = Field(2, ge=1, le=2**16)
 
     @classmethod
     def from_environment(cls) -> "Settings":

@@ -61,6 +61,9 @@ def test_ov_config_is_laid_over_the_defaults(monkeypatch):
         ("MAX_CONCURRENT_REQUESTS", "0"),
         ("QUEUE_TIMEOUT_S", "inf"),
         ("KV_CACHE_GB", "0.5"),
+        ("KV_CACHE_GB", "100000"),
+        ("TOP_K", "2147483648"),
+        ("SYSTEM_PROMPT", "\udcff"),
         ("LOG_LEVEL", "LOUD"),
     ],
 )
