@@ -19,7 +19,7 @@ class Place:
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
 
-    def wait(self, seconds: float = math.inf) -> bool:
+    def wait(self, seconds: float) -> bool:
         """Whether the request may run, after so many seconds at most; BusyError once it has waited too long in all."""
         left = max(self._deadline - time.monotonic(), 0)
         if self.turn.wait(min(left, seconds)):

@@ -22,7 +22,7 @@ def test_capacity_is_never_exceeded_and_everyone_gets_a_place():
     def work():
         nonlocal inside, most
         with admission.place() as place:
-            assert place.wait()
+            assert place.wait(60)
             with lock:
                 inside += 1
                 most = max(most, inside)
@@ -42,7 +42,7 @@ def test_those_who_wait_are_served_in_order():
 
     def work(number):
         with admission.place() as place:
-            assert place.wait()
+            assert place.wait(60)
             served.append(number)
 
     with ThreadPoolExecutor(5) as pool, admission.place():
@@ -70,9 +70,9 @@ def test_a_wait_that_is_too_long_ends_and_leaves_the_queue():
             with admission.place() as place:
                 assert not place.wait(0.001)
                 with pytest.raises(BusyError, match=r"QUEUE_TIMEOUT_S = 0\.02"):
-                    place.wait()
+                    place.wait(60)
     with admission.place() as place:
-        assert place.wait()
+        assert place.wait(60)
 
 
 def test_who_leaves_while_waiting_leaves_the_queue():
@@ -128,7 +128,7 @@ def test_a_small_request_does_not_overtake_a_large_one_but_goes_on_when_that_giv
 
     def work(tokens):
         with admission.place(tokens) as place:
-            assert place.wait()
+            assert place.wait(60)
             served.append(tokens)
 
     with ThreadPoolExecutor(2) as pool, admission.place(60):
