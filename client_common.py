@@ -51,19 +51,23 @@ def seconds(argument: str) -> float:
     return value
 
 
-def connect(url: str) -> InferenceServerClient:
-    """A client of a server that is there and has the model ready; InferenceServerException where it is not."""
+def connect(url: str, streaming: bool) -> InferenceServerClient:
+    """A client of a server that is there and has this servable ready; InferenceServerException where it has not."""
     client = InferenceServerClient(url)
     try:
-        ready = client.is_model_ready(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S)
+        if not client.is_model_ready(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S):
+            raise InferenceServerException(
+                f"the server at {url} is up, but {MODEL_NAME} is not ready: see the server's log"
+            )
+        outputs = client.get_model_metadata(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S).outputs
     except InferenceServerException as error:
         if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
             raise InferenceServerException(f"no server answers at {url}: {error.message()}") from None
         raise
-    if not ready:
-        raise InferenceServerException(
-            f"the server at {url} is up, but {MODEL_NAME} is not ready: see the server's log"
-        )
+    # The wrong client would wait for an end signal that never comes, or be told of an error that explains nothing.
+    if any(output.name == "end_signal" for output in outputs) != streaming:
+        there = "unary servable: use client_unary.py" if streaming else "streaming servable: use client_stream.py"
+        raise InferenceServerException(f"{MODEL_NAME} at {url} is the {there}")
     return client
 
 

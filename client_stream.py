@@ -17,7 +17,7 @@ def main() -> None:
     """Send one request with all prompts; print the completions piece by piece, then how long it took."""
     arguments = client_common.parse_arguments(__doc__)
     prompts = arguments.prompts
-    client = client_common.connect(arguments.url)
+    client = client_common.connect(arguments.url, streaming=True)
     single = len(prompts) == 1
     redraw = not single and sys.stdout.isatty()
     if single:

@@ -9,7 +9,7 @@ def main() -> None:
     """Send one request with all prompts; print the completions and how long they took."""
     arguments = client_common.parse_arguments(__doc__)
     prompts = arguments.prompts
-    client = client_common.connect(arguments.url)
+    client = client_common.connect(arguments.url, streaming=False)
 
     start = time.monotonic()
     response = client.infer(

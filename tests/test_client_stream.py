@@ -133,3 +133,10 @@ def test_a_model_that_is_not_ready_is_one_line(tmp_path):
     assert result.returncode == 1
     assert "python_model is not ready" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_unary_servable_is_told_apart(unary_server):
+    url = unary_server.grpc_url
+    result = ask(url, "-p", "Hello")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"error: python_model at {url} is the unary servable: use client_unary.py\n"

@@ -70,6 +70,13 @@ def test_a_server_that_is_not_there_is_one_line():
     assert result.stderr.count("\n") == 1
 
 
+def test_the_streaming_servable_is_told_apart(stream_server):
+    url = stream_server.grpc_url
+    result = ask(url, "-p", "Hello")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"error: python_model at {url} is the streaming servable: use client_stream.py\n"
+
+
 def test_a_reader_that_leaves_is_no_error(unary_server):
     reading, writing = os.pipe()
     os.close(reading)
