@@ -88,17 +88,23 @@ def run(main: Callable[[], None]) -> None:
     """Run a client to its exit: errors in one line with code 1; Ctrl-C, or nobody who reads the output any more, with
     a shell's codes for them.
     """
+    if sys.stdout is None:
+        sys.exit("error: the output is closed: leave it open, or send it to /dev/null")
+    # A whole answer must not be lost for a character that the output's encoding does not have.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
-        sys.stdout.flush()
-    except InferenceServerException as error:
-        late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
-        message = "the answer was not complete within --timeout" if late else error.message()
-        sys.exit(f"error: {' '.join(message.split())}")
-    except KeyboardInterrupt:
-        print()
-        sys.exit(130)
-    except BrokenPipeError:
+        try:
+            main()
+        except InferenceServerException as error:
+            late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
+            message = "the answer was not complete within --timeout" if late else error.message()
+            sys.exit(f"error: {' '.join(message.split())}")
+        except KeyboardInterrupt:
+            print()
+            sys.exit(130)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
         # What is still to be written would fail once more when Python flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(141 if isinstance(error, BrokenPipeError) else f"error: can't write the output: {error.strerror}")

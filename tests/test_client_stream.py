@@ -113,6 +113,18 @@ def test_a_reader_that_leaves_ends_the_generation(endless_server):
     assert int(last) < 4000
 
 
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [(">&-", "the output is closed"), (">/dev/full", "can't write the output: No space left on device")],
+)
+def test_an_output_that_takes_nothing_is_one_line(endless_server, output, says):
+    shell = ["bash", "-c", f'exec "$@" {output}', "bash", *CLIENT, endless_server.grpc_url, "-p", PROMPT]
+    result = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {says}")
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_error_is_one_line_after_what_came_before_it(endless_server):
     result = ask(endless_server.grpc_url, "-p", PROMPT, "--timeout", "2")
     assert result.returncode == 1

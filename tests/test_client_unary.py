@@ -87,6 +87,26 @@ def test_a_reader_that_leaves_is_no_error(unary_server):
 
 
 @pytest.mark.parametrize(
+    ("output", "says"),
+    [(">&-", "the output is closed"), (">/dev/full", "can't write the output: No space left on device")],
+)
+def test_an_output_that_takes_nothing_is_one_line(unary_server, output, says):
+    command = [sys.executable, str(ROOT / "client_unary.py"), "--url", unary_server.grpc_url, "-p", "Hello"]
+    shell = ["bash", "-c", f'exec "$@" {output}', "bash", *command]
+    result = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {says}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_the_output_s_encoding_lacks_is_escaped(unary_server, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result = ask(unary_server.grpc_url, "-p", "What is 相对论?")
+    assert result.stdout.startswith("Question:\nWhat is \\u76f8\\u5bf9\\u8bba?\n\nCompletion:\n")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ([], "required: -p/--prompt"),
