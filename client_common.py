@@ -11,12 +11,13 @@ from tritonclient.utils import InferenceServerException
 
 MODEL_NAME = "python_model"
 CONNECT_TIMEOUT_S = 10
+LONGEST_TIMEOUT_S = 1_000_000  # gRPC takes what goes beyond the year 2262 for a time that is over
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
     """The flags of both clients."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--url", required=True, help="host:port of the server's gRPC service")
+    parser.add_argument("--url", required=True, type=address, help="host:port of the server's gRPC service")
     parser.add_argument(
         "-p",
         "--prompt",
@@ -31,7 +32,15 @@ def parse_arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-# argparse names these two in its own messages ("invalid seconds value").
+# argparse names these in its own messages ("invalid seconds value").
+
+
+def address(argument: str) -> str:
+    """A flag's value as host:port; gRPC would go to other ports where there is none, or one that can't be."""
+    host, _, port = text(argument).rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise argparse.ArgumentTypeError("must be host:port, such as localhost:9000")
+    return argument
 
 
 def text(argument: str) -> str:
@@ -46,8 +55,8 @@ def text(argument: str) -> str:
 def seconds(argument: str) -> float:
     """A flag's value as a time to wait."""
     value = float(argument)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be more than 0 seconds")
+    if not 0 < value <= LONGEST_TIMEOUT_S:
+        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {LONGEST_TIMEOUT_S:,} seconds")
     return value
 
 

@@ -110,9 +110,14 @@ def test_what_the_output_s_encoding_lacks_is_escaped(unary_server, monkeypatch):
     ("arguments", "says"),
     [
         ([], "required: -p/--prompt"),
-        (["-p", "Hello", "--timeout", "0"], "must be more than 0 seconds"),
+        (["-p", "Hello", "--timeout", "0"], "must be more than 0 and at most 1,000,000 seconds"),
+        (["-p", "Hello", "--timeout", "1e10"], "must be more than 0 and at most 1,000,000 seconds"),
         (["-p", "Hello", "--timeout", "soon"], "invalid seconds value: 'soon'"),
         (["-p", os.fsdecode(b"\xff")], "must be text in UTF-8"),
+        (["-p", "Hello", "--url", os.fsdecode(b"a\xff:1")], "argument --url: must be text in UTF-8"),
+        (["-p", "Hello", "--url", ""], "must be host:port, such as localhost:9000"),
+        (["-p", "Hello", "--url", "localhost"], "must be host:port, such as localhost:9000"),
+        (["-p", "Hello", "--url", "localhost:70000"], "must be host:port, such as localhost:9000"),
     ],
 )
 def test_wrong_flags_are_argparse_errors(arguments, says):
