@@ -46,7 +46,7 @@ serve() {  # SERVABLE
     SELECTED_MODEL=$MODEL MODEL_PATH=${MODEL}_INT8_compressed_weights \
         python -m ovms_local --config_path "$1/config.json" --port "$PORT" --rest_port "$REST_PORT" >"$log" 2>&1 &
     server=$!
-    until curl --silent --fail --output /dev/null "localhost:$REST_PORT/v2/models/python_model/ready"; do
+    until curl --silent --fail --output /dev/null "localhost:$REST_PORT/v2/health/ready"; do
         if ! kill -0 "$server" 2>/dev/null; then
             echo "the server ended before it was ready:" >&2
             cat "$log" >&2
@@ -54,6 +54,12 @@ serve() {  # SERVABLE
         fi
         sleep 0.2
     done
+    # A server whose graph could not be loaded is ready all the same.
+    if ! curl --silent --fail --output /dev/null "localhost:$REST_PORT/v2/models/python_model/ready"; then
+        echo "the server could not load the model:" >&2
+        grep ' ERROR ' "$log" >&2
+        exit 1
+    fi
 }
 
 relativity="What is the theory of relativity?"

@@ -2,11 +2,14 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.stress import watch
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +42,25 @@ def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
     assert demo.stdout.count("==== Prompt: Who is Albert Einstein? ====\n") == 2
     assert demo.stdout.count('"datatype": "BYTES"') == 1
     assert demo.stdout.count("END\n\n\nNumber of tokens  ") == 2
+    assert not servers_in(checkout)
+
+
+def test_a_graph_that_is_not_loaded_ends_the_demo_with_the_server_s_line(checkout):
+    wrong = os.environ | {"SEED": "-1"}
+    demo = subprocess.run(["bash", "demo.sh"], cwd=checkout, env=wrong, capture_output=True, text=True, timeout=120)
+    assert demo.returncode == 1
+    head, line = demo.stderr.splitlines()
+    assert head == "the server could not load the model:"
+    assert "SEED is '-1'" in line
+    assert not servers_in(checkout)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_demo_and_its_server(checkout, number, code):
+    demo = subprocess.Popen(["bash", "demo.sh"], cwd=checkout, stdout=subprocess.DEVNULL)
+    watch.until(lambda: any("ovms_local" in command for command in servers_in(checkout)))
+    demo.send_signal(number)
+    assert demo.wait(60) == code
     assert not servers_in(checkout)
 
 
