@@ -50,7 +50,7 @@ def test_one_prompt(stream_server):
     result = ask(stream_server.grpc_url, "--prompt", PROMPT)
     output = re.fullmatch(re.escape(HEADER) + r"(?P<text>.+)\n" + STATISTICS, result.stdout, re.DOTALL)
     assert output, result.stdout + result.stderr
-    assert len(output["text"].split()) > 20
+    assert len(output["text"].split()) > 10
     tokens, responses, total = (int(output[name]) for name in ("tokens", "responses", "total"))
     assert 0 < responses <= tokens <= 64
     assert float(output["rate"]) == pytest.approx(1000 * tokens / total, rel=0.01)

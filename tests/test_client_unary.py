@@ -29,7 +29,7 @@ def test_one_prompt(unary_server):
     layout = r"Question:\nWhat is the theory of relativity\?\n\nCompletion:\n(?P<text>.+)\n\n" + STATISTICS
     output = re.fullmatch(layout, result.stdout, re.DOTALL)
     assert output, result.stdout + result.stderr
-    assert len(output["text"].split()) > 20
+    assert len(output["text"].split()) > 10
     tokens, total = int(output["tokens"]), int(output["total"])
     assert 0 < tokens <= 64
     assert float(output["rate"]) == pytest.approx(1000 * tokens / total, rel=0.01)
