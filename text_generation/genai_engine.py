@@ -172,14 +172,8 @@ class _Process:
         self.connection, other_end = multiprocessing.Pipe()
         with other_end:
             self._process = subprocess.Popen(
-                # -P: it imports nothing from the folder that the server happens to run in
-                [
-                    _python(),
-                    "-P",
-                    "-c",
-                    "from text_generation.genai_worker import main; main()",
-                    str(other_end.fileno()),
-                ],
+                # -P: nothing is imported from the folder that the server happens to run in
+                [_python(), "-P", "-c", _WORKER, str(other_end.fileno())],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[other_end.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
