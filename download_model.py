@@ -26,12 +26,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def download_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
-    from text_generation.checkpoint import from_folder
+    from text_generation.checkpoint import from_folder, require_apart
     from text_generation.machine import gigabytes
 
     started = time.monotonic()
     model = MODELS[arguments.model]
     folder = arguments.output_dir / arguments.model
+    if arguments.source:
+        require_apart(arguments.source, folder)
     with model_folder.staged(folder, replace=arguments.force) as new:
         with TemporaryDirectory(dir=new) as scratch:
             if arguments.source:

@@ -342,6 +342,19 @@ class TestSource:
         assert_one_line_error(place.run("--model", NAME, "--source", str(source)), "lacks the weights model.layers.2")
         assert place.names() == []
 
+    @pytest.mark.parametrize("place_of_source", [NAME, f"{NAME}/checkpoint", "."])
+    def test_source_in_the_way_is_kept(self, place: Place, small_checkpoint: Path, place_of_source: str) -> None:
+        source = place.folder / place_of_source
+        shutil.copytree(small_checkpoint, source, dirs_exist_ok=True)
+        (place.folder / "link").symlink_to(place_of_source)
+        before = place.names()
+        for path in (place_of_source, "link"):
+            done = place.run("--model", NAME, "--source", path, "--force")
+            assert_one_line_error(done, f"{path} is where {NAME} would be written: move it, or use --output-dir")
+        assert place.names() == before
+        for path in small_checkpoint.iterdir():
+            assert (source / path.name).read_bytes() == path.read_bytes()
+
     def test_no_checkpoint(self, place: Place) -> None:
         assert_one_line_error(place.run("--model", NAME, "--source", "nowhere"), "nowhere/tokenizer_config.json")
 

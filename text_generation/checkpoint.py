@@ -22,6 +22,16 @@ class Checkpoint:
     source: str
 
 
+def require_apart(source: Path, destination: Path) -> None:
+    """Check that to write, or replace, the folder `destination` leaves the checkpoint folder `source` as it is.
+
+    Raises CheckpointError.
+    """
+    read, written = source.resolve(), destination.resolve()
+    if read.is_relative_to(written) or written.is_relative_to(read):
+        raise CheckpointError(f"{source} is where {destination} would be written: move it, or use --output-dir")
+
+
 def from_folder(folder: Path) -> Checkpoint:
     """A checkpoint folder that is on disk already, checked as far as that takes no time.
 
