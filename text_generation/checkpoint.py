@@ -53,7 +53,7 @@ def read_config(folder: Path) -> dict:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(f"{path} is missing: a checkpoint in Hugging Face's format is needed") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
         if not isinstance(config, dict):
             raise CheckpointError(f"{path} holds no JSON object: fetch the checkpoint again")
@@ -74,18 +74,19 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            paths = sorted({folder / name for name in weight_map.values()})
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{index} is damaged: fetch the checkpoint again") from error
     else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not (folder / name).exists():
+        paths = [folder / "model.safetensors"]
+    for path in paths:
+        if not path.exists():
             raise CheckpointError(
-                f"{folder / name} is missing: fetch the checkpoint again, with its weights in safetensors format "
+                f"{path} is missing: fetch the checkpoint again, with its weights in safetensors format "
                 "(pickled .bin weights are not read, because they can run code)"
             )
-    return [folder / name for name in names]
+    return paths
 
 
 def parameter_count(checkpoint: Path) -> int:
