@@ -38,6 +38,7 @@ class StandInHub:
     files: dict[str, bytes]
     gated: bool = False
     corrupt: bool = False
+    hashes: bool = True
     cut_weights: int = 0  # how many downloads of weights break off half way
     stall_weights: bool = False
     requests: list[str] = field(default_factory=list)
@@ -65,7 +66,8 @@ class StandInHub:
 
     def send_file(self, handler: BaseHTTPRequestHandler, name: str) -> None:
         content = self.files[name]
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        tag = hashlib.sha256(content).hexdigest() if self.hashes else f"version-1-of-{name}"
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
         weights = name.endswith(".safetensors") and handler.command == "GET"
         if weights and self.corrupt:
             content = content[:-8] + b"corrupt!"
@@ -284,11 +286,40 @@ class TestHubErrors:
         assert not list(cache.rglob("*.incomplete"))
         assert place.names() == []
 
-    def test_damaged_download(self, hub: StandInHub, place: Place) -> None:
+    @pytest.mark.parametrize("cache", [{}, {"HF_HUB_DISABLE_SYMLINKS": "1"}])
+    def test_damaged_download(self, hub: StandInHub, place: Place, cache: dict[str, str]) -> None:
         hub.corrupt = True
-        done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
-        assert_one_line_error(done, ".safetensors is damaged")
+        for _ in range(2):  # the damaged file is fetched again
+            done = place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache)
+            assert_one_line_error(done, ".safetensors is damaged")
         assert place.names() == []
+        weights = [request for request in hub.requests if re.match(r"GET .*/model-00001-of-.*\.safetensors", request)]
+        assert len(weights) == 2
+
+    @pytest.mark.parametrize("cache", [{}, {"HF_HUB_DISABLE_SYMLINKS": "1"}])
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+    def test_damaged_configuration_heals(self, hub: StandInHub, place: Place, name: str, cache: dict[str, str]) -> None:
+        hub.corrupt = True  # so that no run gets to the export
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache), ".safetensors is damaged")
+        [cached] = Path(place.environment["HF_HOME"]).rglob(f"snapshots/*/{name}")
+        cached.write_bytes(b"[]")
+        done = place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache)
+        assert_one_line_error(done, f"error: {name} is damaged")
+        done = place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache)
+        assert_one_line_error(done, ".safetensors is damaged")
+        assert cached.read_bytes() == hub.files[name]
+
+    def test_no_hashes(self, hub: StandInHub, place: Place) -> None:
+        hub.hashes = False
+        done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
+        assert_one_line_error(done, f"{hub.address} gives no hash to check config.json with", "--source")
+
+    def test_offline_with_a_cache_without_hashes(self, hub: StandInHub, place: Place) -> None:
+        cache = {"HF_HUB_DISABLE_SYMLINKS": "1"}
+        hub.corrupt = True
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache), "damaged")
+        done = place.run("--model", NAME, HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1", **cache)
+        assert_one_line_error(done, "has no symlinks, and so no hashes", "unset HF_HUB_OFFLINE", "--source")
 
     def test_too_little_disk(self, hub: StandInHub, place: Place) -> None:
         # A repository that says it holds more than any disk: only its size is ever asked for.

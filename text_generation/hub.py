@@ -11,13 +11,21 @@ from pathlib import Path
 
 import httpx
 from filelock import FileLock, Timeout
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     DryRunError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -57,9 +65,13 @@ def download(repository: str, revision: str, destination: Path) -> Checkpoint:
 
     Raises CheckpointError, and MachineError if the disk is too small.
     """
+    token = get_token() or ""
+    if not (token.isascii() and token.isprintable()):
+        raise CheckpointError("HF_TOKEN holds characters that no token has: copy the token again, or unset it")
     try:
         for name in ("config.json", "tokenizer_config.json"):
             config_path = Path(hf_hub_download(repository, name, revision=revision))
+            _verify(repository, config_path)
         config = read_config(config_path.parent)
         try:
             plan = snapshot_download(repository, revision=revision, dry_run=True, **FILES)
@@ -75,12 +87,13 @@ def download(repository: str, revision: str, destination: Path) -> Checkpoint:
             for file in plan:  # in this thread, so that an interrupt ends it at once
                 path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
             folder = path.parent
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir():
+                _verify(repository, path)
     except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError, RuntimeError) as error:
         if is_failed_write(error):
             raise
         raise CheckpointError(_explain(error, repository, revision)) from error
-    for path in sorted(folder.iterdir()):
-        _verify(path)
     parameter_count(folder)
     return Checkpoint(folder, f"{repository}@{folder.name}")
 
@@ -101,6 +114,11 @@ def _explain(error: Exception, repository: str, revision: str) -> str:
             return f"{repository} has no revision {revision!r}: see {address}/commits for those it has"
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{repository} is not in the cache ({constants.HF_HUB_CACHE}): unset HF_HUB_OFFLINE to download it"
+        case OfflineModeIsEnabled():  # which only the hashes are asked for in
+            return (
+                f"the cache ({constants.HF_HUB_CACHE}) has no symlinks, and so no hashes to check {repository} with: "
+                "unset HF_HUB_OFFLINE, or give the checkpoint's folder with --source"
+            )
         # RuntimeError: huggingface_hub 1.21 retries a refused connection on a client that it has closed
         case LocalEntryNotFoundError() | httpx.TransportError() | RuntimeError():
             return f"{constants.ENDPOINT} cannot be reached or broke off: check the network, then run this again"
@@ -122,22 +140,28 @@ def _remove_dead_downloads(repository: str) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _verify(path: Path) -> None:
-    """Compare a file of the cache with its hash, which is the name under which the cache keeps it.
+def _verify(repository: str, path: Path) -> None:
+    """Compare a file of the cache with its hash: SHA-256 for what the Hub calls large, Git's hash of a blob for others.
 
-    The Hub names large files by their SHA-256 and the others by Git's hash of a blob.
+    The cache keeps a file under its hash, with a symlink to it, or, where there are no symlinks (some file systems, or
+    HF_HUB_DISABLE_SYMLINKS), under its own name alone; the Hub is asked then.
     """
-    blob = path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name):
+    expected = path.resolve().name
+    if expected == path.name:
+        expected = get_hf_file_metadata(hf_hub_url(repository, path.name, revision=path.parent.name)).etag or ""
+    if re.fullmatch("[0-9a-f]{64}", expected):
         digest = hashlib.sha256()
-    elif re.fullmatch("[0-9a-f]{40}", blob.name):
-        digest = hashlib.sha1(b"blob %d\0" % blob.stat().st_size)
+    elif re.fullmatch("[0-9a-f]{40}", expected):
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     else:
-        return
-    with blob.open("rb") as file:
+        raise CheckpointError(
+            f"{constants.ENDPOINT} gives no hash to check {path.name} with: use another HF_ENDPOINT, or give the "
+            "checkpoint's folder with --source"
+        )
+    with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    if digest.hexdigest() != blob.name:
+    if digest.hexdigest() != expected:
         path.unlink()
-        blob.unlink()
+        (path.parents[2] / "blobs" / expected).unlink(missing_ok=True)
         raise CheckpointError(f"{path.name} is damaged (its hash is wrong) and has been removed: run this again")
