@@ -253,6 +253,15 @@ class TestHubErrors:
         done = place.run("--model", NAME, "--revision", "nope", HF_ENDPOINT=hub.address)
         assert_one_line_error(done, "no revision 'nope'")
 
+    @pytest.mark.parametrize("token", ["\u00e9", "hf_\x01"])
+    def test_token_that_no_header_can_hold(self, hub: StandInHub, place: Place, token: str) -> None:
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address, HF_TOKEN=token), "HF_TOKEN holds")
+        assert hub.requests == []
+
+    @pytest.mark.parametrize("address", ["http://[::1", "http://localhost:port"])
+    def test_endpoint_that_is_no_address(self, place: Place, address: str) -> None:
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is no address")
+
     def test_no_network(self, place: Place) -> None:
         with socket.socket() as taken:  # bound, not listening: refuses connections
             taken.bind(("127.0.0.1", 0))
@@ -402,6 +411,20 @@ class TestSource:
         )
         assert_one_line_error(done, "disk is full")
         assert place.names() == []
+
+    def test_reader_that_leaves(self, place: Place, small_checkpoint: Path) -> None:
+        process = place.start("--model", NAME, "--source", str(small_checkpoint))
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=20) == 141
+        assert place.names() == []
+
+    def test_closed_outputs(self, place: Place, small_checkpoint: Path) -> None:
+        arguments = [sys.executable, str(SCRIPT), "--model", NAME, "--source", str(small_checkpoint)]
+        done = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *arguments], cwd=place.folder)
+        assert done.returncode == 0
+        assert model_folder.is_complete(place.folder / NAME)
+        assert place.names() == [NAME]
 
     @pytest.mark.timeout(300 + 60 * KILLS)
     def test_killed(self, place: Place, small_checkpoint: Path) -> None:
