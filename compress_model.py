@@ -43,10 +43,13 @@ def compress_model(arguments: argparse.Namespace) -> None:
         raise model_folder.ModelFolderError(
             f"{original} is not there: run download_model.py --model {arguments.model} first"
         )
+    found = original.stat()
     info = model_folder.check(original)
     folders = {
         precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in arguments.precision
     }
+    for folder in folders.values():
+        model_folder.recover(folder)
     missing = [precision for precision, folder in folders.items() if arguments.force or not folder.exists()]
     for precision, folder in folders.items():
         if precision not in missing:
@@ -69,7 +72,10 @@ def compress_model(arguments: argparse.Namespace) -> None:
         print(f"Making {folder}", flush=True)
         from text_generation import compression
 
-        with model_folder.staged(folder, replace=arguments.force) as new:
+        with (
+            model_folder.staged(folder, replace=arguments.force) as new,
+            model_folder.unreplaced(original, found),
+        ):
             compression.compress(original, new, precision, MODELS[arguments.model].int4, calibrate=arguments.calibrate)
             model_folder.write_info(
                 new,

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 MODEL_INFO = "model_info.json"
+LOCK = "lock"
 NEEDED_FILES = (
     "openvino_model.xml",
     "openvino_model.bin",
@@ -100,16 +101,22 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     by the next one and never by one that is still at work. With `replace` an existing folder is moved aside once the
     new one is complete and on the disk; a kill between the two renames is undone by the next run.
 
-    Raises ModelFolderError if `folder` exists and is not to be replaced, or if another process is writing it.
+    Raises ModelFolderError if `folder` exists and is not to be replaced, if it is a symlink to nothing, or if another
+    process is writing it.
     """
-    partial = folder.parent / f".{folder.name}.partial"
+    if folder.is_symlink() and not folder.exists():
+        raise ModelFolderError(f"{folder} is a symlink to nothing: remove it, or make the folder that it leads to")
+    partial = _partial(folder)
     with _locked(partial):
         # A new name each time, since a child of a killed run may still be writing under that run's.
         new, old = partial / f"new-{uuid.uuid4().hex[:8]}", partial / "old"
         _undo_swap(folder, old)
         for leftover in partial.iterdir():
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
+            if leftover.is_dir() and not leftover.is_symlink():
+                # What that child still writes goes with `partial`; `old` has to make room now.
+                shutil.rmtree(leftover, ignore_errors=leftover != old)
+            elif leftover.name != LOCK:
+                leftover.unlink()
         if folder.exists() and not replace:
             raise exists_error(folder)
         new.mkdir()
@@ -125,6 +132,31 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         finally:
             _undo_swap(folder, old)
         _flush(folder.parent)
+
+
+def recover(folder: Path) -> None:
+    """Undo and clear what a killed run left beside `folder`, as `staged` does, where nothing is to be written.
+
+    Raises ModelFolderError if another process is writing the folder.
+    """
+    partial = _partial(folder)
+    if partial.exists():
+        with _locked(partial):
+            _undo_swap(folder, partial / "old")
+
+
+@contextmanager
+def unreplaced(folder: Path, found: os.stat_result) -> Iterator[None]:
+    """Run a block that reads a folder, which was `found` before.
+
+    Raises ModelFolderError if another one has taken its place by the end, whatever the block itself raises: that comes
+    of it.
+    """
+    try:
+        yield
+    finally:
+        if not (folder.exists() and os.path.samestat(folder.stat(), found)):
+            raise ModelFolderError(f"{folder} was replaced meanwhile: run this again")
 
 
 def is_complete(folder: Path) -> bool:
@@ -147,9 +179,14 @@ def exists_error(folder: Path) -> ModelFolderError:
 
 def write_info(folder: Path, *, model: str, precision: str, source: str, packages: dict[str, str]) -> None:
     """Write model_info.json into a folder whose other files are all there."""
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))}
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     info = ModelInfo(model, precision, source, packages, sizes)
     (folder / MODEL_INFO).write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+
+
+def _partial(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.partial"
 
 
 def _check_weights(folder: Path) -> None:
@@ -163,7 +200,7 @@ def _check_weights(folder: Path) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make a folder that this process alone may use, and remove it with all that is in it."""
-    lock_path = folder / "lock"
+    lock_path = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:

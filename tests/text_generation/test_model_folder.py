@@ -40,6 +40,12 @@ def test_info_is_what_was_written(folder: Path) -> None:
     assert info.files == {name: (folder / name).stat().st_size for name in model_folder.NEEDED_FILES}
 
 
+def test_subfolders_are_no_files(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    write_model(tmp_path)
+    assert model_folder.check(tmp_path).files.keys() == set(model_folder.NEEDED_FILES)
+
+
 def test_folder_of_another_exporter_has_no_info(folder: Path) -> None:
     (folder / model_folder.MODEL_INFO).unlink()
     assert model_folder.check(folder) is None
@@ -148,6 +154,61 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
     assert model_folder.is_complete(target)
 
 
+@pytest.mark.parametrize("replace", [False, True])
+def test_link_to_nothing_is_refused(tmp_path: Path, replace: bool) -> None:
+    link = tmp_path / "model"
+    link.symlink_to("nothing")
+    with pytest.raises(ModelFolderError, match="is a symlink to nothing"), model_folder.staged(link, replace=replace):
+        pytest.fail("nothing may be started")
+    assert alone(link)
+
+
+@pytest.mark.parametrize("leftover", ["new-12345678", "old"])
+def test_links_that_a_killed_run_left_are_cleared(folder: Path, tmp_path_factory, leftover: str) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    write_model(elsewhere)
+    (folder.parent / ".model.partial").mkdir()
+    (folder.parent / ".model.partial" / leftover).symlink_to(elsewhere)
+    with model_folder.staged(folder, replace=True) as new:
+        write_model(new, b"\2" * 1000)
+    assert (folder / "openvino_model.bin").read_bytes() == b"\2" * 1000
+    assert alone(folder)
+    assert model_folder.is_complete(elsewhere)
+
+
+# It says when it has written so much that new files come while the old ones are removed.
+WRITES_ON = 'n=0; while :; do n=$((n + 1)); : > "$1/$n"; [ $n = 3000 ] && echo; done'
+
+
+def test_child_of_a_killed_run_that_still_writes(folder: Path) -> None:
+    leftover = folder.parent / ".model.partial" / "new-12345678"
+    leftover.mkdir(parents=True)
+    child = subprocess.Popen(["sh", "-c", WRITES_ON, "sh", leftover], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with child:
+        child.stdout.readline()
+        try:
+            with model_folder.staged(folder, replace=True) as new:
+                write_model(new, b"\2" * 1000)
+        finally:
+            child.kill()
+    assert (folder / "openvino_model.bin").read_bytes() == b"\2" * 1000
+
+
+def test_folder_that_is_replaced_while_it_is_read(folder: Path) -> None:
+    found = folder.stat()
+    with model_folder.unreplaced(folder, found):
+        pass
+
+    def replace_it() -> None:
+        with model_folder.unreplaced(folder, found):
+            with model_folder.staged(folder, replace=True) as new:
+                write_model(new)
+            raise FileNotFoundError("a file of the old folder")
+
+    with pytest.raises(ModelFolderError, match="model was replaced meanwhile: run this again"):
+        replace_it()
+
+
 KILLED = """
 import os, pathlib, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -158,11 +219,12 @@ moment, countdown, rename = {moment!r}, int({moment!r}[-1]), pathlib.Path.rename
 
 def counted(*arguments):
     global countdown
-    if moment.startswith("before rename"):
-        countdown -= 1
-        if not countdown:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return rename(*arguments)
+    countdown -= 1
+    if moment.startswith("before rename") and not countdown:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*arguments)
+    if moment.startswith("after rename") and not countdown:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 pathlib.Path.rename = counted
 with model_folder.staged(pathlib.Path({target!r}), replace=True) as new:
@@ -173,6 +235,22 @@ with model_folder.staged(pathlib.Path({target!r}), replace=True) as new:
 """
 
 
+def replace_and_die(folder: Path, moment: str) -> subprocess.CompletedProcess:
+    program = KILLED.format(moment=moment, target=str(folder), tests=str(Path(__file__).parent), root=str(Path.cwd()))
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("moment", "weights"), [("before rename 2", WEIGHTS), ("after rename 2", b"\2" * 1000)])
+def test_recovery_where_nothing_is_to_be_written(folder: Path, moment: str, weights: bytes) -> None:
+    assert replace_and_die(folder, moment).returncode == -signal.SIGKILL
+    assert not alone(folder)
+    model_folder.recover(folder)
+    assert (folder / "openvino_model.bin").read_bytes() == weights
+    assert alone(folder)
+    model_folder.recover(folder)
+    assert alone(folder)
+
+
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("moment", ["in the work 1", "before rename 1", "before rename 2"])
 def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists: bool) -> None:
@@ -180,8 +258,7 @@ def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists:
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-    program = KILLED.format(moment=moment, target=str(folder), tests=str(Path(__file__).parent), root=str(Path.cwd()))
-    died = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    died = replace_and_die(folder, moment)
     if moment == "before rename 2" and not exists:
         assert died.returncode == 0, died.stderr  # there is only one rename
     else:
