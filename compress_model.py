@@ -37,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
     from text_generation.machine import require_disk
+    from text_generation.perplexity import load_tokenizer
 
     original = arguments.output_dir / arguments.model
     if not original.exists():
@@ -45,6 +46,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
         )
     found = original.stat()
     info = model_folder.check(original)
+    load_tokenizer(original)  # which is needed at the end only
     folders = {
         precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in arguments.precision
     }
@@ -109,7 +111,7 @@ def print_table(folders: list[Path], seconds: dict[Path, float]) -> None:
     width = max(len(str(folder)) for folder in folders)
     print(f"\n{'Folder':{width}}  {'Size':>8}  {'Perplexity':>10}  {'to FP32':>8}  {'Seconds':>7}")
     for folder in folders:
-        size = gigabytes(sum(path.stat().st_size for path in folder.iterdir()))
+        size = gigabytes(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
         value, reference = perplexities.get(folder), perplexities.get(folders[0])
         score = f"{value:.2f}" if value else "-"
         ratio = f"{value / reference:.3f}" if value and reference else "-"

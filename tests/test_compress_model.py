@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from text_generation import model_folder
+from text_generation.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "compress_model.py"
@@ -91,9 +93,11 @@ def test_quality_of_the_real_model(fp32_model: Path, tmp_path: Path) -> None:
 
 
 def test_makes_what_is_missing(place: Path) -> None:
+    (place / NAME / "subfolder").mkdir()
     done = compress(place, "--precision", "FP16")
     assert done.returncode == 0, done.stderr
     assert names(place) == [NAME, NAME + "_FP16"]
+    assert "subfolder" not in names(place / (NAME + "_FP16"))
     first = hashes(place / (NAME + "_FP16"))
 
     done = compress(place)
@@ -134,6 +138,62 @@ def test_damaged_model(place: Path) -> None:
     ir.write_bytes(content[:1000] + bytes(len(content) - 1000))
     assert_one_line_error(compress(place, "--precision", "FP16"), "openvino_model.xml is damaged")
     assert names(place) == [NAME]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"hidden_size": null}', '{"hidden_size": "576"}', '{"hidden_size": 0}'])
+def test_damaged_configuration(place: Path, content: str) -> None:
+    from text_generation import compression
+
+    (place / NAME / "config.json").write_text(content)
+    new = place / "new"
+    new.mkdir()
+    with pytest.raises(model_folder.ModelFolderError, match=r"config\.json is damaged"):
+        compression.compress(place / NAME, new, "INT4", MODELS[NAME].int4)
+
+
+def test_damaged_tokenizer(place: Path) -> None:
+    tokenizer = place / NAME / "tokenizer.json"
+    tokenizer.write_bytes(b"\xff" * tokenizer.stat().st_size)
+    done = compress(place, "--precision", "FP16")
+    assert_one_line_error(done, "tokenizer.json is damaged")
+    assert not done.stdout
+    assert names(place) == [NAME]
+
+
+def test_code_in_the_model_folder_never_runs(place: Path) -> None:
+    folder, trace = place / NAME, place / "code ran"
+    (folder / model_folder.MODEL_INFO).unlink()
+    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\nclass Own: pass\n")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    code = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | code))
+    done = compress(place, "--precision", "INT4", "--calibrate", input="y\n" * 10)
+    assert not trace.exists()
+    assert_one_line_error(done, f"the tokenizer in {NAME} cannot be used")
+    assert names(place) == [NAME]
+
+
+def test_folder_that_is_replaced_meanwhile(place: Path) -> None:
+    other = place / "other"
+    shutil.copytree(place / NAME, other)
+    command = [sys.executable, str(SCRIPT), "--model", NAME, "--precision", "FP16"]
+    process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What it imports next takes longer than the two renames.
+    assert process.stdout.readline() == f"Making {NAME}_FP16\n"
+    (place / NAME).rename(place / "old")
+    other.rename(place / NAME)
+    output, errors = process.communicate(timeout=200)
+    done = subprocess.CompletedProcess(command, process.returncode, output, errors)
+    assert_one_line_error(done, f"{NAME} was replaced meanwhile: run this again")
+    assert names(place) == [NAME, "old"]
+
+
+def test_reader_that_leaves(place: Path) -> None:
+    arguments = [sys.executable, str(SCRIPT), "--model", NAME, "--precision", "INT8", "FP16"]
+    pipe = ["bash", "-c", '"$@" | head --lines 1; exit ${PIPESTATUS[0]}', "bash", *arguments]
+    done = subprocess.run(pipe, cwd=place, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (141, f"Making {NAME}_INT8_compressed_weights\n", "")
+    assert not any(name.startswith(".") for name in names(place))
 
 
 def test_broken_folder_is_not_taken_for_a_finished_one(place: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from transformers import AutoTokenizer
 
+from text_generation.checkpoint import first_line
 from text_generation.machine import MachineError, available_memory, gigabytes
 from text_generation.model_folder import MODEL_INFO, ModelFolderError
 from text_generation.models import Int4Recipe, data_text
@@ -32,7 +33,7 @@ def compress(source: Path, folder: Path, precision: str, recipe: Int4Recipe, *, 
             f"too little memory to calibrate: running the FP32 model takes {gigabytes(needed)}; leave out --calibrate"
         )
     for path in source.iterdir():
-        if path.name not in (MODEL_INFO, "openvino_model.xml", "openvino_model.bin"):
+        if not path.is_dir() and path.name not in (MODEL_INFO, "openvino_model.xml", "openvino_model.bin"):
             shutil.copyfile(path, folder / path.name)
     try:
         model = ov.Core().read_model(source / "openvino_model.xml")
@@ -55,18 +56,28 @@ def compress(source: Path, folder: Path, precision: str, recipe: Int4Recipe, *, 
 
 def _hidden_size(folder: Path) -> int:
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    except (ValueError, KeyError) as error:
-        raise ModelFolderError(f"{folder / 'config.json'} is damaged: copy or make the folder again") from error
+        hidden_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        hidden_size = None
+    if type(hidden_size) is not int or hidden_size < 1:
+        raise ModelFolderError(
+            f"{folder / 'config.json'} is damaged (no hidden_size in it): copy or make the folder again"
+        )
+    return hidden_size
 
 
 def _calibration(folder: Path, model: ov.Model) -> dict:
     """Arguments of nncf.compress_weights: a dataset of the bundled chats, and what to do with it."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     chats = [
         [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         for question, answer in json.loads(data_text("calibration.json"))
     ]
-    prompts = [tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False) for chat in chats]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        prompts = [tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False) for chat in chats]
+    except Exception as error:  # whatever stands in the folder's files, and in the program that a template is
+        raise ModelFolderError(
+            f"the tokenizer in {folder} cannot be used ({first_line(error)}): copy or make the folder again"
+        ) from error
     samples = [language_model_inputs(model, np.array([prompt])) for prompt in prompts]
     return {"dataset": nncf.Dataset(samples), "subset_size": len(samples), "awq": True, "scale_estimation": True}

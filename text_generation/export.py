@@ -68,21 +68,26 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
 def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
     if checkpoint.suffix == ".gguf":
         return gguf_tokenizer.from_gguf(checkpoint)
-    return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+    return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
 
 
 def _load_model(checkpoint: Path) -> PreTrainedModel:
     if checkpoint.suffix == ".gguf":
         return AutoModelForCausalLM.from_pretrained(
-            checkpoint.parent, gguf_file=checkpoint.name, dtype=torch.float32, local_files_only=True
+            checkpoint.parent,
+            gguf_file=checkpoint.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
         )
-    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
         None,
         config=config,
         state_dict=_load_fp32_weights(checkpoint),
         dtype=torch.float32,
         output_loading_info=True,
+        trust_remote_code=False,
     )
     if loaded["missing_keys"]:  # these would be random numbers
         raise ValueError(f"it lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
