@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 class Scale:
     """Counts of one run of the stress tests.
 
-    `steps` is how much of a large answer is waited for (None: all); the long run's minutes are per engine.
+    `steps` is how much of a large answer is waited for (None: all); the long run's minutes are per engine, and
+    `compared` is how many of its answers are asked for once more, alone.
     """
 
     leaving_clients: int
@@ -17,6 +18,7 @@ class Scale:
     large_requests: int
     steps: int | None
     long_run_minutes: dict[str, float]
+    compared: int
 
 
 SHORT = Scale(
@@ -26,6 +28,7 @@ SHORT = Scale(
     large_requests=1,
     steps=3,
     long_run_minutes={"optimum": 0.1, "genai": 0.1},
+    compared=5,
 )
 LONG = Scale(
     leaving_clients=200,
@@ -34,6 +37,7 @@ LONG = Scale(
     large_requests=4,
     steps=None,
     long_run_minutes={"optimum": 30, "genai": 5},
+    compared=20,
 )
 
 

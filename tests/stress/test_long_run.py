@@ -29,7 +29,6 @@ WORDS = [
     "naïve\n",
     "<|im_end|>",
 ]
-SAMPLE = 20
 
 
 def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
@@ -56,7 +55,7 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
         now = watch.resident_mb(server)
         row.measured = f"{len(complete)} to the end, memory from {warm:.0f} MB after warm-up to {now:.0f} MB"
         if engine == "optimum":  # GenAI's random generator is shared by the requests in flight
-            sample = random.Random(3).sample(complete, min(SAMPLE, len(complete)))
+            sample = random.Random(3).sample(complete, min(scale.compared, len(complete)))
             assert sample
             for prompt, answer in sample:
                 if clients.stream(server.grpc_url, prompt).text != answer.text:
