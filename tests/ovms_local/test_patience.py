@@ -63,20 +63,20 @@ def test_a_connection_that_brings_no_request_is_closed(connection, start):
     assert read_to_the_end(connection) == b""
 
 
-def test_so_is_one_whose_request_comes_a_byte_at_a_time(connection):
+def test_so_is_one_whose_request_comes_a_byte_at_a_time(server):
     started = time.monotonic()
-    connection.settimeout(PATIENCE_S / 10)
     closed = False
-    for byte in post("x") * 100:
-        try:
-            connection.sendall(bytes([byte]))
-            closed = connection.recv(100) == b""
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            closed = True
-        if closed:
-            break
+    with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE_S / 10) as connection:
+        for byte in post("x") * 100:
+            try:
+                connection.sendall(bytes([byte]))
+                closed = connection.recv(100) == b""
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                closed = True
+            if closed:
+                break
     assert closed
     assert time.monotonic() - started >= PATIENCE_S
 
