@@ -35,9 +35,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def compress_model(arguments: argparse.Namespace) -> None:
-    from text_generation import model_folder
+    from text_generation import model_folder, tokenizer_file
     from text_generation.machine import require_disk
-    from text_generation.perplexity import load_tokenizer
 
     original = arguments.output_dir / arguments.model
     if not original.exists():
@@ -46,7 +45,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
         )
     found = original.stat()
     info = model_folder.check(original)
-    load_tokenizer(original)  # which is needed at the end only
+    tokenizer_file.load(original)  # which is needed at the end only
     folders = {
         precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in arguments.precision
     }

@@ -160,6 +160,18 @@ def test_damaged_tokenizer(place: Path) -> None:
     assert names(place) == [NAME]
 
 
+def test_tokenizer_of_another_model(place: Path) -> None:
+    (place / NAME / model_folder.MODEL_INFO).unlink()
+    path = place / NAME / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["zzqq"] = 1_000
+    path.write_text(json.dumps(tokenizer))
+    done = compress(place, "--precision", "FP16")
+    assert_one_line_error(done, "tokenizer.json is another model's: 'zzqq'")
+    assert not done.stdout
+    assert names(place) == [NAME]
+
+
 def test_code_in_the_model_folder_never_runs(place: Path) -> None:
     folder, trace = place / NAME, place / "code ran"
     (folder / model_folder.MODEL_INFO).unlink()

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from text_generation.checkpoint import first_line
 from text_generation.machine import MachineError, available_memory, gigabytes
-from text_generation.model_folder import MODEL_INFO, ModelFolderError
+from text_generation.model_folder import MODEL_INFO, ModelFolderError, config_size
 from text_generation.models import Int4Recipe, data_text
 from text_generation.perplexity import language_model_inputs, memory_needed
 from text_generation.progress import growth
@@ -42,7 +42,7 @@ def compress(source: Path, folder: Path, precision: str, recipe: Int4Recipe, *, 
     if precision == "INT8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif precision == "INT4":
-        fitted = recipe.fitted(_hidden_size(source))
+        fitted = recipe.fitted(config_size(source, "hidden_size"))
         model = nncf.compress_weights(
             model,
             mode=nncf.CompressWeightsMode.INT4_SYM if fitted.symmetric else nncf.CompressWeightsMode.INT4_ASYM,
@@ -52,18 +52,6 @@ def compress(source: Path, folder: Path, precision: str, recipe: Int4Recipe, *, 
         )
     with growth(folder / "openvino_model.bin", "Saving"):
         ov.save_model(model, folder / "openvino_model.xml", compress_to_fp16=precision == "FP16")
-
-
-def _hidden_size(folder: Path) -> int:
-    try:
-        hidden_size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        hidden_size = None
-    if type(hidden_size) is not int or hidden_size < 1:
-        raise ModelFolderError(
-            f"{folder / 'config.json'} is damaged (no hidden_size in it): copy or make the folder again"
-        )
-    return hidden_size
 
 
 def _calibration(folder: Path, model: ov.Model) -> dict:

@@ -19,6 +19,7 @@ from text_generation.errors import RequestError
 from text_generation.prompts import ChatPrompts
 from text_generation.sampling import SamplingParams
 from text_generation.settings import Settings
+from text_generation.tokenizer_file import check_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Engine(ABC):
         self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
         config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=False)
         self._context_length = config.max_position_embeddings
-        self._check_vocabulary(config.vocab_size)
+        check_vocabulary(tokenizer, config.vocab_size, settings.model_path)
         eos = GenerationConfig.from_pretrained(settings.model_path).eos_token_id
         self._stop_token_ids = frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
         self._admission = Admission(
@@ -121,11 +122,6 @@ class Engine(ABC):
         budgets = [min(sampling.max_new_tokens, self._context_length - len(prompt)) for prompt in prompts]
         steps = self._in_turn(prompts, budgets, sampling)
         return Generation(steps, len(prompts), self._tokenizer, self._special_token_ids)
-
-    def _check_vocabulary(self, size: int) -> None:
-        for token, token_id in self._tokenizer.get_vocab().items():
-            if token_id >= size and token_id not in self._special_token_ids:  # those can't be in a question
-                raise ValueError(f"tokenizer.json is another model's: {token!r} is beyond this one's {size} tokens")
 
     def _in_turn(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
         with self._admission.place(max(map(len, prompts)) * len(prompts) + sum(budgets)) as place:

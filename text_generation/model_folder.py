@@ -92,6 +92,21 @@ def check(folder: Path) -> ModelInfo | None:
     return info
 
 
+def config_size(folder: Path, name: str) -> int:
+    """A size that the folder's config.json says the model has: `hidden_size`, `vocab_size`.
+
+    Raises ModelFolderError if no such number stands there.
+    """
+    path = folder / "config.json"
+    try:
+        size = json.loads(path.read_text(encoding="utf-8"))[name]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        size = None
+    if type(size) is not int or size < 1:
+        raise ModelFolderError(f"{path} is damaged (no {name} in it): copy or make the folder again")
+    return size
+
+
 @contextmanager
 def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to write into, which becomes `folder` if the block succeeds and vanishes if it does not.

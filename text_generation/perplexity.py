@@ -4,10 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from tokenizers import Tokenizer
 
-from text_generation.checkpoint import first_line
-from text_generation.model_folder import ModelFolderError
+from text_generation import tokenizer_file
 from text_generation.models import data_text
 
 MAX_TOKENS = 1024
@@ -19,27 +17,12 @@ def perplexity(folder: Path) -> float:
     """The perplexity of the folder's model on the bundled English text, at most 1,024 tokens of it, on the CPU.
 
     That is exp of the mean negative log likelihood of each token after the first, given those before it. Raises
-    ModelFolderError if the tokenizer is damaged.
+    ModelFolderError if the tokenizer is damaged or another model's.
     """
-    token_ids = load_tokenizer(folder).encode(data_text("perplexity.txt")).ids[:MAX_TOKENS]
+    token_ids = tokenizer_file.load(folder).encode(data_text("perplexity.txt")).ids[:MAX_TOKENS]
     model = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", EXACT)
     logits = model(language_model_inputs(model, np.array([token_ids])))["logits"][0, :-1]
     return float(np.exp(negative_log_likelihood(logits, np.array(token_ids[1:])).mean()))
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer, which takes a text as it is, whatever lengths tokenizer.json asks for.
-
-    Raises ModelFolderError if it is damaged.
-    """
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more exact
-        raise ModelFolderError(f"{path} is damaged ({first_line(error)}): copy or make the folder again") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def memory_needed(folder: Path) -> int:

@@ -1,29 +1,7 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 
-from text_generation.model_folder import ModelFolderError
-from text_generation.perplexity import load_tokenizer, negative_log_likelihood
-
-
-def test_tokenizer_takes_the_text_as_it_is(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.enable_truncation(2)
-    tokenizer.enable_padding(length=5)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    assert load_tokenizer(tmp_path).encode("a b b").ids == [0, 1, 1]
-
-
-@pytest.mark.parametrize("content", [b"\xff" * 100, b"{}", b"[" * 10_000])
-def test_damaged_tokenizer_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ModelFolderError, match=r"tokenizer\.json is damaged .*: copy or make the folder again"):
-        load_tokenizer(tmp_path)
+from text_generation.perplexity import negative_log_likelihood
 
 
 def test_likelihood_of_known_probabilities() -> None:
