@@ -14,6 +14,7 @@ import numpy as np
 import openvino as ov
 import openvino_genai as ov_genai
 
+from text_generation.device import compile_options
 from text_generation.errors import RequestError
 from text_generation.genai_messages import Cancel, End, Events, PipelineSettings, Request, Tokens
 
@@ -113,9 +114,8 @@ def main() -> None:
     try:
         scheduler = ov_genai.SchedulerConfig()
         scheduler.cache_size = settings.kv_cache_gb
-        pipeline = ov_genai.ContinuousBatchingPipeline(
-            settings.model_path, scheduler, settings.device, settings.ov_config
-        )
+        device, ov_config = compile_options(settings.device, settings.ov_config)
+        pipeline = ov_genai.ContinuousBatchingPipeline(settings.model_path, scheduler, device, ov_config)
     except Exception as error:
         connection.send(RuntimeError(str(error)))
         return

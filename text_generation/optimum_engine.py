@@ -1,5 +1,7 @@
 """Hugging Face Optimum's OpenVINO model in a decode loop of our own: what the demo describes, without generate()."""
 
+import ctypes
+import time
 from collections.abc import Generator
 
 import numpy as np
@@ -9,9 +11,12 @@ from openvino import opset13 as ops
 from optimum.intel import OVModelForCausalLM
 from tokenizers import Tokenizer
 
+from text_generation.device import compile_options
 from text_generation.engine import Engine, Step
 from text_generation.sampling import Sampler, SamplingParams
 from text_generation.settings import Settings
+
+TRIM_INTERVAL_S = 1.0
 
 
 class OptimumEngine(Engine):
@@ -24,17 +29,34 @@ class OptimumEngine(Engine):
         super().__init__(settings, tokenizer)
         torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
         # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
-        ov_config = {"CACHE_DIR": ""} | settings.ov_config
+        device, ov_config = compile_options(settings.device, {"CACHE_DIR": ""} | settings.ov_config)
         self._model = OVModelForCausalLM.from_pretrained(
-            settings.model_path, export=False, compile=False, device=settings.device, ov_config=ov_config
+            settings.model_path, export=False, compile=False, device=device, ov_config=ov_config
         )
         keep_last_logits(self._model.model)
         self._model.compile()
+        self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        self._trimmed = 0.0
 
     def close(self) -> None:
         self._model = None
 
     def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
+        try:
+            yield from self._decode(prompts, budgets, sampling)
+        finally:
+            self._give_back_memory()
+
+    def _give_back_memory(self) -> None:
+        """Give the system back what has been freed. malloc keeps it, and the more of it, the longer prompts of mixed
+        lengths are served. This takes some milliseconds, hence only so often.
+        """
+        now = time.monotonic()
+        if self._malloc_trim is not None and now - self._trimmed >= TRIM_INTERVAL_S:
+            self._trimmed = now
+            self._malloc_trim(0)
+
+    def _decode(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
         batch = _Batch(self._model.request.get_compiled_model(), prompts, max(budgets))
         sample = Sampler(sampling)
         stop_token_ids = frozenset() if sampling.ignore_eos else self._stop_token_ids
