@@ -123,18 +123,11 @@ def test_a_request_of_more_tokens_than_there_is_room_for_runs_alone():
 
 
 def test_a_small_request_does_not_overtake_a_large_one_but_goes_on_when_that_gives_up():
-    admission = Admission(capacity=10, max_queued=10, timeout_s=0.5, max_tokens=100)
-    served = []
-
-    def work(tokens):
-        with admission.place(tokens) as place:
-            assert place.wait(60)
-            served.append(tokens)
-
-    with ThreadPoolExecutor(2) as pool, admission.place(60):
-        large = pool.submit(work, 50)
-        wait_until_queued(admission, 1)
-        pool.submit(work, 10).result()
-        with pytest.raises(BusyError):
-            large.result()
-    assert served == [10]
+    admission = Admission(capacity=10, max_queued=10, timeout_s=60, max_tokens=100)
+    with admission.place(60), contextlib.ExitStack() as waiting:
+        large = waiting.enter_context(admission.place(50))
+        with admission.place(10) as small:
+            assert not small.wait(0)
+            assert not large.wait(0)
+            waiting.close()
+            assert small.wait(0)
