@@ -36,7 +36,7 @@ class OptimumEngine(Engine):
         keep_last_logits(self._model.model)
         self._model.compile()
         self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
-        self._trimmed = 0.0
+        self._last_trim = 0.0
 
     def close(self) -> None:
         self._model = None
@@ -52,8 +52,8 @@ class OptimumEngine(Engine):
         lengths are served. This takes some milliseconds, hence only so often.
         """
         now = time.monotonic()
-        if self._malloc_trim is not None and now - self._trimmed >= TRIM_INTERVAL_S:
-            self._trimmed = now
+        if self._malloc_trim is not None and now - self._last_trim >= TRIM_INTERVAL_S:
+            self._last_trim = now
             self._malloc_trim(0)
 
     def _decode(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
