@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -11,6 +12,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 TIMEOUT_S = 240
+# As many prompts as MAX_PROMPTS_PER_REQUEST allows, of 255 tokens each as chat prompts: just within
+# MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
+MANY = ["word " * 224] * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,16 @@ def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool) -> Answ
                 else:
                     error = value[0].decode()
     return Answer(text.decode(), token_count, error, time.monotonic() - started)
+
+
+def take_part(url: str, prompts: list[str], steps: int | None) -> str | None:
+    """Read that many outputs of one request to the streaming servable, or all; the error, where there is one."""
+    with open_stream(url) as (client, arrived):
+        client.async_stream_infer("python_model", [pre_prompt(prompts)])
+        for name, value in islice(outputs(arrived, timeout_s=1800), steps):
+            if name == "error_message":
+                return value[0].decode()
+    return None
 
 
 def unary(url: str, prompt: str) -> Answer:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 class Scale:
     """Counts of one run of the stress tests.
 
-    `steps` is how much of a large answer is waited for (None: all). The long run's minutes are per engine, those before
-    them that fill caches as well; `growth` is how many times the memory it may have afterwards, and `compared` is how
-    many of its answers are asked for once more, alone.
+    `steps` is how much of a large answer is waited for (None: all). The long run's minutes are per engine and follow a
+    warm-up; `growth` is how many times the memory it may have afterwards, and `compared` is how many of its answers are
+    asked for once more, alone.
     """
 
     leaving_clients: int
@@ -18,7 +18,7 @@ class Scale:
     hostile_requests: int
     large_requests: int
     steps: int | None
-    warm_up_minutes: dict[str, float]
+    warm_up_minutes: float
     long_run_minutes: dict[str, float]
     growth: float
     compared: int
@@ -30,7 +30,7 @@ SHORT = Scale(
     hostile_requests=300,
     large_requests=1,
     steps=3,
-    warm_up_minutes={"optimum": 0.02, "genai": 0.02},
+    warm_up_minutes=0.02,
     long_run_minutes={"optimum": 0.1, "genai": 0.1},
     growth=1.15,
     compared=5,
@@ -41,7 +41,7 @@ LONG = Scale(
     hostile_requests=20_000,
     large_requests=4,
     steps=None,
-    warm_up_minutes={"optimum": 5, "genai": 8},
+    warm_up_minutes=5,
     long_run_minutes={"optimum": 30, "genai": 5},
     growth=1.05,
     compared=20,

@@ -1,7 +1,6 @@
 """The largest requests that the limits let in, several at once, have the peak that SECURITY.md names."""
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import pytest
 
@@ -12,19 +11,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 PEAK_MB = 4000
 SETTINGS = {"IGNORE_EOS": 1, "QUEUE_TIMEOUT_S": 3600}
-# Their chat prompts have 255 and 8,031 tokens: just within MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
-MANY = ["word " * 224] * 32
-LONG = ["word " * 8000]
+LONG = ["word " * 8000]  # as many tokens as clients.MANY: 8,031
 
 
 def test_the_largest_requests_at_once(serving, engine, scale, report):
     title = (
-        f"{engine}: requests as large as the limits allow, {len(MANY)} prompts or {len(LONG[0])} characters, at once"
+        f"{engine}: requests as large as the limits allow, {len(clients.MANY)} prompts or {len(LONG[0])} characters, "
+        "at once"
     )
     with report.row(title) as row, serving("stream", ENGINE=engine, **SETTINGS) as server:
         with ThreadPoolExecutor(4) as pool:
-            requests = [MANY, LONG, MANY, LONG][: scale.large_requests]
-            for error in pool.map(lambda prompts: ask(server.grpc_url, prompts, scale.steps), requests):
+            requests = [clients.MANY, LONG, clients.MANY, LONG][: scale.large_requests]
+            for error in pool.map(lambda prompts: clients.take_part(server.grpc_url, prompts, scale.steps), requests):
                 row.done += 1
                 row.lost += [error] if error else []
         peak = peak_memory(server.process.pid) / 1e6
@@ -41,7 +39,7 @@ def test_prompts_of_many_lengths(serving, report):
         resident = []
         for lengths in (range(140, 40, -2), range(139, 39, -2)):
             for length in lengths:
-                error = ask(server.grpc_url, ["word " * length], None)
+                error = clients.take_part(server.grpc_url, ["word " * length], None)
                 row.done += 1
                 row.lost += [error] if error else []
             watch.until_idle(server)
@@ -49,13 +47,3 @@ def test_prompts_of_many_lengths(serving, report):
         grown = resident[1] - resident[0]
         row.measured = f"memory {grown:+.0f} MB"
         assert grown < 30
-
-
-def ask(url: str, prompts: list[str], steps: int) -> str | None:
-    """Take part in `steps` steps of the answer, or all; the error, where there is one."""
-    with clients.open_stream(url) as (client, arrived):
-        client.async_stream_infer("python_model", [clients.pre_prompt(prompts)])
-        for name, value in islice(clients.outputs(arrived, timeout_s=1800), steps):
-            if name == "error_message":
-                return value[0].decode()
-    return None
