@@ -74,9 +74,10 @@ def table(output: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.timeout(900)  # a minute on a quiet machine
-def test_quality_of_the_real_model(fp32_model: Path, tmp_path: Path) -> None:
+def test_quality_of_the_real_model(fp32_model: Path, int8_model: Path, tmp_path: Path) -> None:
     name = fp32_model.name
-    shutil.copytree(fp32_model, tmp_path / name, copy_function=os.link)
+    for folder in (fp32_model, int8_model):
+        shutil.copytree(folder, tmp_path / folder.name, copy_function=os.link)
     command = [sys.executable, str(SCRIPT), "--model", name, "--precision", "INT8", "INT4", "--calibrate"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -101,14 +101,6 @@ DAMAGES = {
     "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),
     "info overwritten": (overwritten("model_info.json"), "model_info.json is damaged"),
 }
-# Variable and value, and how the log names them.
-SETTINGS = [
-    ("ENGINE", "vllm", "ENGINE is 'vllm'"),
-    ("OV_CONFIG", '{"NUM_STREAMS": 1', "OV_CONFIG is "),
-    ("OV_CONFIG", '{"PERFORMANCE_HINT": "FAST"}', '"PERFORMANCE_HINT": "FAST"'),
-    ("MAX_PROMPTS_PER_REQUEST", "0", "MAX_PROMPTS_PER_REQUEST is '0'"),
-    ("DEVICE", "TPU", "DEVICE=TPU"),
-]
 
 
 @pytest.fixture
@@ -150,10 +142,21 @@ def test_the_graph_is_unavailable_and_the_server_up(serving, folder, damage):
         assert str(folder) in server.log
 
 
-@pytest.mark.parametrize(("name", "value", "says"), SETTINGS)
-def test_a_bad_setting_is_named(serving, name, value, says):
-    with serving("unary", **{name: value}) as server:
-        assert_unavailable(server, says)
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"device": "TPU"}, "DEVICE=TPU"), ({"ov_config": '{"PERFORMANCE_HINT": "FAST"}'}, '"PERFORMANCE_HINT": "FAST"')],
+)
+def test_what_openvino_refuses_is_one_line_that_names_it(int8_model, settings, says):
+    with pytest.raises(ModelFolderError) as error:
+        engine.load(Settings(model_path=int8_model, **settings))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_setting_makes_the_graph_unavailable(serving):
+    """Which values are bad, text_generation/test_settings.py has."""
+    with serving("unary", MAX_PROMPTS_PER_REQUEST=0) as server:
+        assert_unavailable(server, "MAX_PROMPTS_PER_REQUEST is '0'")
 
 
 def assert_unavailable(server: RunningServer, says: str) -> None:
