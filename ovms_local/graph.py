@@ -1,8 +1,9 @@
 """A graph and its instances: MediaPipe's scheduling for Python nodes, one step at a time.
 
 An instance is a plain object that one thread at a time may step; it knows nothing of threads, clients or requests.
-Which node runs next depends on nothing but the order in which packets came: of the nodes that are ready, the one
-furthest downstream runs, so that what is under way leaves the graph before new work enters it.
+Which node runs next depends on nothing but the order in which packets came: of the nodes that are ready, the one that
+has not run for longest, and at first the one furthest downstream. So what is under way leaves the graph before new work
+enters it, and a generator leaves the other nodes their turns.
 """
 
 import logging
@@ -113,7 +114,7 @@ class GraphInstance:
         """`emit` gets each packet that leaves the graph: its timestamp and its tensor."""
         self._graph = graph
         self._emit = emit
-        self._nodes = [_NodeState(node) for node in graph.nodes]
+        self._nodes = [_NodeState(node) for node in reversed(graph.nodes)]  # in the order of their turns
         self._consumers: dict[str, list[_InputQueue]] = {name: [] for name in graph.config.inputs}
         self._bounds: dict[str, float] = dict.fromkeys(graph.config.inputs, -math.inf)
         for state in self._nodes:
@@ -146,8 +147,10 @@ class GraphInstance:
         Raises:
             ExecutionFailed: the node failed; the instance can only be closed then.
         """
-        for state in reversed(self._nodes):
+        for state in self._nodes:
             if ready := state.ready():
+                self._nodes.remove(state)
+                self._nodes.append(state)
                 self._process(state, *ready)
                 return True
             if not state.closed and state.exhausted():

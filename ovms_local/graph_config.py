@@ -178,8 +178,7 @@ def _handler_path(node: Message, where: str) -> str:
 
 def _tag_of(tag_index: str, inputs: tuple[Stream, ...]) -> int | None:
     """Index of the input that `TAG:0` (or `TAG`) names; None where there is none."""
-    tag, _, index = tag_index.partition(":")
-    matches = [position for position, stream in enumerate(inputs) if stream.tag == tag and index in ("", "0")]
+    matches = [position for position, stream in enumerate(inputs) if tag_index in (stream.tag, f"{stream.tag}:0")]
     return matches[0] if matches else None
 
 

@@ -137,17 +137,16 @@ class DataPlane:
             ModelNotFound, ModelNotAvailable, InvalidRequest, ExecutionFailed
         """
         started = time.perf_counter()
-        metrics = self.metrics.of_graph(interface, "ModelInfer", model_name) if model_name in self._graphs else None
+        graph = self._graph(model_name)
+        metrics = self.metrics.of_graph(interface, "ModelInfer", model_name)
         try:
             request = decode()
-            graph = self._graph(model_name)
             tensors = _tensors(request, graph)
             if len(tensors) < len(graph.config.inputs):
                 raise InvalidRequest("Invalid number of inputs - Not all input packets created")
             timestamp = _clock() if request.timestamp is None else _check_timestamp(request.timestamp)
         except InvalidRequest:
-            if metrics:
-                metrics.rejected.inc()
+            metrics.rejected.inc()
             raise
         metrics.accepted.inc()
         self._instance_started(metrics)
@@ -246,6 +245,8 @@ class InferStream:
             raise InvalidRequest("The server is stopping and takes no more requests")
         if request.model_name != self._graph.name:
             raise InvalidRequest(f"Mediapipe incorrect servable name - this stream is one of {self._graph.name}")
+        if not request.inputs:
+            raise InvalidRequest("Invalid number of inputs - the request has none")
         timestamp = request.timestamp
         if timestamp is None:
             # A generator's timestamps run ahead of the requests'; the next request must not fall behind them.
@@ -336,12 +337,12 @@ def _tensor(tensor: InputTensor) -> pyovms.Tensor:
             f"Invalid input shape - Negative dimension size is not acceptable: ({shape}); input name: {tensor.name}"
         )
     item_size = pyovms.item_size(tensor.datatype)
+    # Dimensions of 0 must not hide that the others are too much for any buffer.
+    if (item_size or 1) * math.prod(max(dimension, 1) for dimension in tensor.shape) > _MAX_BYTES:
+        raise InvalidRequest(
+            "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."
+        )
     if item_size is not None:
-        # Dimensions of 0 must not hide that the others are too much for any buffer.
-        if item_size * math.prod(max(dimension, 1) for dimension in tensor.shape) > _MAX_BYTES:
-            raise InvalidRequest(
-                "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."
-            )
         expected = item_size * math.prod(tensor.shape)
         if len(tensor.data) != expected:
             raise InvalidRequest(

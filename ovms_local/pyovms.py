@@ -114,17 +114,16 @@ else:
 
     class Tensor(_Attributes, PickleBuffer):
         __doc__ = _DOCUMENTATION
-        __slots__ = ("_datatype", "_name", "_shape", "_view")
+        __slots__ = ("_datatype", "_name", "_reference", "_shape", "_view")
         raw = release = property()  # what it does add
 
         def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
             view = memoryview(buffer).toreadonly()
-            try:
-                # Not of the memoryview itself: garbage with both in it crashes the interpreter, which clears the
-                # memoryview first. An array takes no part in garbage collection.
-                tensor = super().__new__(cls, np.asarray(view))
-            except (TypeError, ValueError):  # a format that numpy does not know
-                tensor = super().__new__(cls, np.frombuffer(view, np.uint8))
+            tensor = super().__new__(cls, view)
+            # Garbage with both in it would crash the interpreter, which clears the memoryview first. The collector does
+            # not look into arrays, so that one more reference from there keeps it away until the Tensor is gone.
+            tensor._reference = np.array(None)
+            tensor._reference[()] = view
             tensor._adopt(name, view, shape, datatype)
             return tensor
 

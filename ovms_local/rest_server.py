@@ -119,6 +119,10 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._watch()
 
+    def send_400_response(self, msg: str) -> None:
+        """Tell of a request that is no HTTP in the same form as of other errors."""
+        super().send_400_response(json.dumps({"error": msg}))
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)

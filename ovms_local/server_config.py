@@ -98,8 +98,9 @@ def _entry(entry: object, folder: Path) -> GraphEntry:
     if not entry.get("name"):
         raise ServerConfigError("a graph's entry has no name")
     name = entry["name"]
-    base_path = folder / (entry.get("base_path") or name)
-    graph_path = base_path / (entry.get("graph_path") or _DEFAULT_GRAPH)
-    escapes = [entry[key] for key in ("base_path", "graph_path") if ".." in PurePath(entry.get(key, "")).parts]
+    paths = (entry.get("base_path") or name, entry.get("graph_path") or _DEFAULT_GRAPH)
+    base_path = folder / paths[0]
+    graph_path = base_path / paths[1]
+    escapes = [path for path in paths if ".." in PurePath(path).parts]
     problem = f"the path {escapes[0]!r} has '..' in it, which is not allowed" if escapes else ""
     return GraphEntry(name, base_path, graph_path, problem)

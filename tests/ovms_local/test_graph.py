@@ -179,6 +179,30 @@ def test_a_generators_sets_count_up_from_the_requests_timestamp(run):
     assert out[3:] == [("out", 20, "0")]
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_generators_and_other_nodes_side_by_side_take_turns(run, order):
+    code = """
+from pyovms import Tensor
+class OvmsPythonModel:
+    def initialize(self, kwargs):
+        *loop, self.output = kwargs["output_names"]
+        self.counts = bool(loop)
+    def execute(self, inputs):
+        outputs = ([Tensor(self.output, str(number).encode())] for number in range(3))
+        return outputs if self.counts else next(outputs)
+"""
+    cycle = BACK_EDGE + sync_sets(["LOOPBACK"])
+    nodes = [
+        node("first", ["IN:a"], ["OUT:x"], cycle),
+        node("second", ["IN:b"], ["OUT:y"], cycle.replace(":loop", ":loop_of_second")),
+        node("other", ["IN:c"], ["OUT:z"]),
+    ]
+    instance, out = run([nodes[number] for number in order], outputs="xyz", inputs="abc", code=code)
+    feed(instance, ("a", 1, ""), ("b", 1, ""), ("c", 1, ""))
+    names = [name for name, _, _ in out]
+    assert [sorted(names[:3]), sorted(names[3:5]), sorted(names[5:])] == [["x", "y", "z"], ["x", "y"], ["x", "y"]]
+
+
 def test_data_for_a_running_generator_is_an_error(run):
     instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=COUNT)
     with pytest.raises(ExecutionFailed, match=r"RESOURCE_EXHAUSTED.*\n.*Node is already processing data"):

@@ -174,6 +174,7 @@ def malformed():
     yield "buffer too large", message(int32, raw=[b"123456789"]), "Expected: 8"
     yield "overflow", message(("in", "INT32", [2**62, 2**62]), raw=[b"1234"]), "too large"
     yield "overflow hidden by zero", message(("in", "INT32", [2**62, 2**62, 0]), raw=[b""]), "too large"
+    yield "overflow of BYTES", message(("in", "BYTES", [2**62, 4]), raw=[b""]), "too large"
     yield "overflow to the right size", message(("in", "INT32", [2**32, 2**32, 1]), raw=[b""]), "too large"
     yield "too many dimensions", message(("in", "INT8", [1] * 100), raw=[b"1"]), "Invalid input shape"
     for datatype in ("FP16", "BF16", "MYTYPE", ""):
@@ -199,9 +200,12 @@ def test_malformed_requests_are_invalid_arguments(stub, message, text):
     assert text in details
 
 
-def test_unknown_and_broken_graphs(stub):
-    codes = [status_of(lambda n=n: stub.ModelInfer(request(n, "x")))[0] for n in ("nope", "broken")]
-    assert codes == [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE]
+@pytest.mark.parametrize(("name", "code"), [("nope", "NOT_FOUND"), ("broken", "UNAVAILABLE")])
+def test_unknown_and_broken_graphs(stub, name, code):
+    malformed = request(name, "x", timestamp=2**63 - 1)
+    malformed.inputs[0].contents.int_contents.append(1)
+    for message in (request(name, "x"), malformed):
+        assert status_of(lambda m=message: stub.ModelInfer(m))[0].name == code
 
 
 @pytest.mark.parametrize(
@@ -343,6 +347,8 @@ def test_wrong_requests_on_a_stream_are_answered_and_it_goes_on(stub):
     stream = Stream(stub)
     stream.send(request("echo", "x", name="other"))
     assert "other is unexpected" in stream.read_error()
+    stream.send(pb.ModelInferRequest(model_name="echo"))
+    assert "the request has none" in stream.read_error()
     stream.send(request("echo", "x", timestamp=10))
     assert stream.read_text() == "x"
     stream.send(request("echo", "x", timestamp=10))

@@ -68,12 +68,15 @@ def test_the_buffer_is_the_sources(buffer):
     [
         (ctypes.c_void_p * 2)(1, 2), (ctypes.c_uint8 * 2)(1, 2), ctypes.create_string_buffer(b"ab"),
         memoryview(bytes(16)).cast("P"), memoryview(bytes(16)).cast("n"), memoryview(b"ab").cast("c"),
-        memoryview(bytes(8)).cast("@i"), array.array("u", "ab"), np.zeros(2, "V3"),
+        memoryview(bytes(8)).cast("@i"), array.array("u", "ab"), np.zeros(2, "V3"), (ctypes.c_void_p * 2 * 3)(),
+        memoryview((ctypes.c_wchar * 4)())[::2], (ctypes.c_bool * 2)(),
     ],
     ids=lambda buffer: memoryview(buffer).format,
 )  # fmt: skip
 def test_formats_that_numpy_does_not_know(buffer):
     source, tensor = memoryview(buffer), Tensor("x", buffer)
+    own = memoryview(tensor)
+    assert (own.format, own.shape, own.strides) == (source.format, source.shape, source.strides)
     assert (tensor.data.format, tensor.data.shape, tensor.datatype) == (source.format, source.shape, source.format)
     assert bytes(tensor) == tensor.data.tobytes() == source.tobytes()
 

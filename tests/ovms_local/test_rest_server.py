@@ -231,7 +231,10 @@ def test_the_content_type_does_not_matter(rest, content_type):
     assert rest(ECHO, {"inputs": [INPUT]}, headers={"Content-Type": content_type})[0] == 200
 
 
-def test_unknown_and_broken_graphs_and_failing_nodes(infer):
+def test_unknown_and_broken_graphs_and_failing_nodes(infer, rest):
+    for body in ({}, b""):
+        assert rest("/v2/models/nope/infer", body)[0] == 404
+        assert rest("/v2/models/broken/infer", body)[0] == 500
     order = ["BYTES", [1], [json.dumps({"raise": "on purpose"})]]
     assert infer(*order, path="/v2/models/nope/infer")[0] == 404
     assert infer(*order, path="/v2/models/broken/infer")[0] == 500
@@ -394,6 +397,15 @@ def test_a_body_above_the_limit_is_refused_without_being_kept(server):
     with socket.create_connection(("127.0.0.1", server.rest_port), 60) as connection:
         connection.sendall(f"POST {ECHO} HTTP/1.1\r\nHost: x\r\nContent-Length: {(1 << 30) + 1}\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("head", ["GARBAGE", f"POST {ECHO} HTTP/1.1\r\nHost: x\r\nContent-Length: many"])
+def test_what_is_no_http_is_a_bad_request(server, head):
+    with socket.create_connection(("127.0.0.1", server.rest_port), 60) as connection:
+        connection.sendall(f"{head}\r\n\r\n".encode())
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {"error": "Invalid HTTP request received."}
 
 
 def test_slow_and_half_open_connections_do_not_hold_up_others(server, rest):

@@ -37,7 +37,9 @@ def test_paths(tmp_path, entry, base_path, graph_path):
     assert (found.base_path, found.graph_path, found.problem) == (tmp_path / base_path, tmp_path / graph_path, "")
 
 
-@pytest.mark.parametrize("entry", [{"base_path": "../x"}, {"base_path": "/a/../b"}, {"graph_path": "x/../y.pbtxt"}])
+@pytest.mark.parametrize(
+    "entry", [{"name": "../x"}, {"base_path": "../x"}, {"base_path": "/a/../b"}, {"graph_path": "x/../y.pbtxt"}]
+)
 def test_paths_that_go_up_are_refused(tmp_path, entry):
     assert "'..'" in graph(tmp_path, **entry).problem
 
