@@ -22,13 +22,15 @@ from ovms_local.packing import pack_bytes, unpack_bytes
 
 _MAX_DEPTH = 100
 _INT, _UINT = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
+_WRAPPED = (-(2**31), 2**32 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
     """A datatype's numbers in JSON: Python's types of them, the range (None: any), what they pass through, and become.
 
-    The real server reads integers of every datatype with 32 bits and floating point numbers with single precision.
+    The real server reads integers of every datatype with 32 bits, of which narrower ones keep the lowest, and floating
+    point numbers with single precision.
     """
 
     types: frozenset[type]
@@ -40,12 +42,12 @@ class _Numbers:
 _INTEGERS, _REALS = frozenset([int]), frozenset([int, float])
 _NUMBERS = {
     "BOOL": _Numbers(frozenset([bool]), None, np.bool_, np.bool_),
-    "INT8": _Numbers(_INTEGERS, _INT, np.int64, np.int8),
-    "INT16": _Numbers(_INTEGERS, _INT, np.int64, np.int16),
+    "INT8": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.int8),
+    "INT16": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.int16),
     "INT32": _Numbers(_INTEGERS, _INT, np.int64, np.int32),
     "INT64": _Numbers(_INTEGERS, _INT, np.int64, np.int64),
-    "UINT8": _Numbers(_INTEGERS, _UINT, np.int64, np.uint8),
-    "UINT16": _Numbers(_INTEGERS, _UINT, np.int64, np.uint16),
+    "UINT8": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.uint8),
+    "UINT16": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.uint16),
     "UINT32": _Numbers(_INTEGERS, _UINT, np.int64, np.uint32),
     "UINT64": _Numbers(_INTEGERS, _UINT, np.int64, np.uint64),
     "FP32": _Numbers(_REALS, None, np.float64, np.float32),
