@@ -45,6 +45,10 @@ def compress_model(arguments: argparse.Namespace) -> None:
         )
     found = original.stat()
     info = model_folder.check(original)
+    if info and info.precision != "FP32":
+        raise model_folder.ModelFolderError(
+            f"{original} holds weights in {info.precision}, not in FP32: make it anew with download_model.py --force"
+        )
     tokenizer_file.load(original)  # which is needed at the end only
     folders = {
         precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in arguments.precision

@@ -117,6 +117,8 @@ def test_what_the_output_s_encoding_lacks_is_escaped(unary_server, monkeypatch):
         (["-p", "Hello", "--url", os.fsdecode(b"a\xff:1")], "argument --url: must be text in UTF-8"),
         (["-p", "Hello", "--url", ""], "must be host:port, such as localhost:9000"),
         (["-p", "Hello", "--url", "localhost"], "must be host:port, such as localhost:9000"),
+        (["-p", "Hello", "--url", "http://localhost:9000"], "must be host:port, such as localhost:9000"),
+        (["-p", "Hello", "--url", " localhost:9000"], "must be host:port, such as localhost:9000"),
         (["-p", "Hello", "--url", "localhost:70000"], "must be host:port, such as localhost:9000"),
     ],
 )

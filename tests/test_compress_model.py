@@ -133,6 +133,14 @@ def test_truncated_model(place: Path) -> None:
     assert names(place) == [NAME]
 
 
+def test_model_that_is_compressed_already(place: Path) -> None:
+    assert compress(place, "--precision", "FP16").returncode == 0
+    shutil.rmtree(place / NAME)
+    (place / (NAME + "_FP16")).rename(place / NAME)
+    assert_one_line_error(compress(place, "--precision", "INT8"), "holds weights in FP16", "download_model.py --force")
+    assert names(place) == [NAME]
+
+
 def test_damaged_model(place: Path) -> None:
     ir = place / NAME / "openvino_model.xml"
     content = ir.read_bytes()

@@ -168,6 +168,10 @@ def load(settings: Settings) -> tuple[ChatPrompts, Engine]:
         except BaseException:
             engine.close()
             raise
+    except RequestError as error:
+        raise model_folder.ModelFolderError(
+            f"SYSTEM_PROMPT and limits leave no room for a question to {settings.model_path}: {error}"
+        ) from error
     except Exception as error:
         cause = " ".join(str(error).split())
         raise model_folder.ModelFolderError(
