@@ -38,7 +38,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
 def address(argument: str) -> str:
     """A flag's value as host:port; gRPC would go to other ports where there is none, or one that can't be."""
     host, _, port = text(argument).rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 65536) or "/" in host or any(map(str.isspace, host)):
+    other_protocol = host.startswith(("http://", "https://", "grpc://"))  # dns:///host:port is gRPC's own
+    if not (host and port.isdecimal() and 0 < int(port) < 65536) or other_protocol or any(map(str.isspace, host)):
         raise argparse.ArgumentTypeError("must be host:port, such as localhost:9000")
     return argument
 

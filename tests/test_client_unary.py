@@ -37,6 +37,11 @@ def test_one_prompt(unary_server):
     assert result.returncode == 0
 
 
+def test_an_address_with_grpcs_own_scheme(unary_server):
+    """With which a client can balance over replicas (deploy/README.md)."""
+    assert ask(f"dns:///{unary_server.grpc_url}", "-p", "Hi").returncode == 0
+
+
 def test_several_prompts(unary_server):
     result = ask(unary_server.grpc_url, "-p", "Who is Albert Einstein?", "-p", "What is 相对论?")
     layout = (
