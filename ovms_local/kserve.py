@@ -167,14 +167,15 @@ class DataPlane:
         Raises:
             ModelNotFound, ModelNotAvailable
         """
-        metrics = self.metrics.of_graph("gRPC", "ModelInferStream", self._graph(model_name).name)
+        graph = self._graph(model_name)
+        metrics = self.metrics.of_graph("gRPC", "ModelInferStream", model_name)
         started = time.perf_counter()
 
         def on_end() -> None:
             self._streams.discard(stream)
             self._instance_ended(metrics, started)
 
-        stream = InferStream(self._graph(model_name), self._workers, metrics, on_end)
+        stream = InferStream(graph, self._workers, metrics, on_end)
         self._streams.add(stream)
         self._instance_started(metrics)
         return stream

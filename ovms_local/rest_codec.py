@@ -22,7 +22,7 @@ from ovms_local.packing import pack_bytes, unpack_bytes
 
 _MAX_DEPTH = 100
 _INT, _UINT = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
-_WRAPPED = (-(2**31), 2**32 - 1)
+_WRAPPED = (_INT[0], _UINT[1])  # of 8 and 16 bits
 
 
 @dataclass(frozen=True, slots=True)
