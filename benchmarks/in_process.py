@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.workload import Answer
-from text_generation.sampling import SamplingParams
-from text_generation.settings import DEFAULT_OV_CONFIG, Settings
+from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.settings import DEFAULT_OV_CONFIG, Settings
 
 
 class ThreadPerClient(ABC):
@@ -47,7 +47,7 @@ class EngineSubject(ThreadPerClient):
     """An engine of ours, as a servable calls it: text pieces, read by a thread per request."""
 
     def __init__(self, settings: Settings):
-        from text_generation import engine
+        from text_generation.serve import engine
 
         _, self._engine = engine.load(settings)
 

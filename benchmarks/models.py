@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from text_generation import packaged_gguf
-from text_generation.models import MODELS
+from text_generation.prepare import packaged_gguf
+from text_generation.prepare.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovms-llm-demo-benchmarks"

@@ -12,8 +12,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from text_generation import compression, model_folder
-from text_generation.models import MODELS
+from text_generation import model_folder
+from text_generation.prepare import compression
+from text_generation.prepare.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 NAME = "tiny-llama-1b-chat"

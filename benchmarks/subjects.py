@@ -9,7 +9,7 @@ from typing import Protocol
 from benchmarks.child import Child, peak_memory, reset_peak_memory
 from benchmarks.workload import Answer, Run, Workload
 from ovms_local.testing import serve
-from text_generation.prompts import ChatPrompts
+from text_generation.serve.prompts import ChatPrompts
 
 ROOT = Path(__file__).parent.parent
 

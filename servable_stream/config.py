@@ -2,7 +2,7 @@
 
 import logging
 
-from text_generation.settings import Settings
+from text_generation.serve.settings import Settings
 
 settings = Settings.from_environment()
 logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")  # where the server has none

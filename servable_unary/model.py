@@ -4,8 +4,8 @@ import numpy as np
 from config import settings
 from pyovms import Tensor
 
-from text_generation import engine
-from text_generation.tensors import pack_texts, unpack_texts
+from text_generation.serve import engine
+from text_generation.serve.tensors import pack_texts, unpack_texts
 
 
 class OvmsPythonModel:

@@ -22,7 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m-instruct"
 # What decides the bytes of a model folder.
-CODE = ("export.py", "compression.py", "gguf_tokenizer.py", "models.py", "model_folder.py", "data/calibration.json")
+CODE = (
+    "model_folder.py",
+    "prepare/export.py",
+    "prepare/compression.py",
+    "prepare/gguf_tokenizer.py",
+    "prepare/models.py",
+    "prepare/data/calibration.json",
+)
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
 WEEK = 7 * 24 * 3600
 

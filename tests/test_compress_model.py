@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from text_generation import model_folder
-from text_generation.models import MODELS
+from text_generation.prepare.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "compress_model.py"
@@ -151,7 +151,7 @@ def test_damaged_model(place: Path) -> None:
 
 @pytest.mark.parametrize("content", ["[]", '{"hidden_size": null}', '{"hidden_size": "576"}', '{"hidden_size": 0}'])
 def test_damaged_configuration(place: Path, content: str) -> None:
-    from text_generation import compression
+    from text_generation.prepare import compression
 
     (place / NAME / "config.json").write_text(content)
     new = place / "new"

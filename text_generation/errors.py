@@ -20,3 +20,8 @@ def client_message(error: Exception) -> str:
         return str(error)
     logger.error("request failed", exc_info=error)
     return f"the server failed: {type(error).__name__}: {error}"
+
+
+def first_line(error: Exception) -> str:
+    """What another library's error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from text_generation.checkpoint import first_line
+from text_generation.errors import first_line
 from text_generation.model_folder import ModelFolderError, config_size
 
 

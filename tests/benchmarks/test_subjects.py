@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.subjects import InProcess, clients, in_process, served
 from benchmarks.workload import Run, Workload
-from text_generation.prompts import ChatPrompts
-from text_generation.settings import Settings
+from text_generation.serve.prompts import ChatPrompts
+from text_generation.serve.settings import Settings
 
 pytestmark = pytest.mark.slow
 

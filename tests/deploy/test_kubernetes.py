@@ -8,7 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from text_generation.models import MODELS
+from text_generation.prepare.models import MODELS
 
 from .conftest import ROOT
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from text_generation.models import MODELS
+from text_generation.prepare.models import MODELS
 
 from .conftest import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 from ovms_local.testing import RunningServer, serve
 from tests.stress import scale as scales
 from tests.stress.report import Report, Row
-from text_generation.settings import Settings
+from text_generation.serve.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 REPORT = Report()

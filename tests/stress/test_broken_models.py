@@ -14,9 +14,9 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer
-from text_generation import engine, model_folder
 from text_generation.model_folder import ModelFolderError
-from text_generation.settings import Settings
+from text_generation.serve import engine, model_folder
+from text_generation.serve.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +159,7 @@ def test_settings_that_do_not_suit_the_model_are_one_line_that_names_them(int8_m
 
 
 def test_a_bad_setting_makes_the_graph_unavailable(serving):
-    """Which values are bad, text_generation/test_settings.py has."""
+    """Which values are bad, text_generation/serve/test_settings.py has."""
     with serving("unary", MAX_PROMPTS_PER_REQUEST=0) as server:
         assert_unavailable(server, "MAX_PROMPTS_PER_REQUEST is '0'")
 

@@ -1,0 +1,34 @@
+import os
+
+import openvino as ov
+import pytest
+
+from text_generation.serve.device import compile_options
+
+ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+NAME = "CPU_RUNTIME_CACHE_CAPACITY"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv(ONEDNN, "1")  # so that it is what it was afterwards
+    monkeypatch.delenv(ONEDNN)
+    return monkeypatch
+
+
+@pytest.mark.skipif(ov.Core().available_devices != ["CPU"], reason="there is more than a CPU")
+def test_auto_is_the_cpu_where_there_is_nothing_else():
+    device, ov_config = compile_options("AUTO", {"NUM_STREAMS": "1"})
+    assert device == "CPU"
+    assert ov_config.keys() == {"NUM_STREAMS", NAME}
+
+
+def test_the_user_decides(environment):
+    environment.setenv(ONEDNN, "7")
+    assert compile_options("CPU", {NAME: 5000}) == ("CPU", {NAME: 5000})
+    assert os.environ[ONEDNN] == "7"
+
+
+@pytest.mark.parametrize("device", ["GPU", "GPU.1", "AUTO:GPU,CPU", "HETERO:GPU,CPU"])
+def test_other_devices_are_left_alone(device):
+    assert compile_options(device, {"NUM_STREAMS": "1"}) == (device, {"NUM_STREAMS": "1"})

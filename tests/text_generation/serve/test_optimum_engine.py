@@ -1,0 +1,129 @@
+"""What is particular to Optimum's engine: one left-padded batch, seeds, logits of the last position only."""
+
+import contextlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from text_generation.model_folder import ModelFolderError
+from text_generation.serve import engine as engines
+from text_generation.serve.optimum_engine import keep_last_logits, left_pad
+from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.settings import Settings
+
+
+def test_left_padding_masks_what_it_adds():
+    token_ids, mask = left_pad([[5, 6, 7], [8]], budget=2)
+    assert token_ids[:, :3].tolist() == [[5, 6, 7], [8, 8, 8]]
+    assert mask.tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert token_ids.dtype == mask.dtype == np.int64
+
+
+def test_padding_adds_no_token_that_the_prompt_does_not_have():
+    """The repetition penalty looks at all ids of a row, padding included."""
+    prompts = [[3, 9, 4, 9], [6, 2]]
+    token_ids, _ = left_pad(prompts, budget=0)
+    assert [set(row) for row in token_ids.tolist()] == [set(prompt) for prompt in prompts]
+
+
+def a_model(*, scaled: bool = False, head: str = "MatMul") -> ov.Model:
+    """hidden states [n, length, 4] -> logits [n, length, 8], as exported models end."""
+    hidden = ops.parameter([-1, -1, 4], name="hidden")
+    weights = np.arange(32, dtype=np.float32).reshape(4, 8)
+    logits = ops.matmul(hidden, ops.constant(weights), transpose_a=False, transpose_b=False)
+    if scaled:
+        logits = ops.multiply(logits, ops.constant(np.float32(0.5)))
+    if head == "Softmax":
+        logits = ops.softmax(logits, 2)
+    logits.output(0).set_names({"logits"})
+    return ov.Model([ops.result(logits)], [hidden], "head")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_only_the_last_position_is_projected(scaled):
+    hidden = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    expected = ov.Core().compile_model(a_model(scaled=scaled), "CPU")([hidden])["logits"][:, -1:]
+    model = a_model(scaled=scaled)
+    keep_last_logits(model)
+    found = ov.Core().compile_model(model, "CPU")([hidden])["logits"]
+    assert found.shape == (2, 1, 8)
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+def test_a_model_of_another_shape_is_left_as_it_is():
+    model = a_model(head="Softmax")
+    keep_last_logits(model)
+    hidden = np.zeros((2, 5, 4), dtype=np.float32)
+    assert ov.Core().compile_model(model, "CPU")([hidden])["logits"].shape == (2, 5, 8)
+
+
+@pytest.fixture(scope="module")
+def loaded(int8_model):
+    """Prompts and engine on the 8-bit model."""
+    prompts, engine = engines.load(Settings(model_path=int8_model))
+    yield prompts, engine
+    engine.close()
+
+
+@pytest.mark.slow
+def test_a_seed_repeats_while_other_requests_run(loaded):
+    prompts, engine = loaded
+    prompt = prompts.encode(["Tell me a story."])
+
+    def answer(seed: int) -> list[int]:
+        with engine.submit(prompt, SamplingParams(seed=seed, max_new_tokens=20)) as generation:
+            generation.join()
+        return generation.token_ids[0]
+
+    alone = [answer(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, range(4))) == alone
+    assert len({tuple(token_ids) for token_ids in alone}) == 4
+
+
+@pytest.mark.slow
+def test_a_row_that_ends_leaves_the_others_alone(loaded):
+    """A long answer is the same whether its neighbour in the batch goes on beside it or ends early."""
+    prompts, engine = loaded
+    story, short = prompts.encode(["Tell me a story.", "Hi"])
+    greedy = SamplingParams(temperature=0, max_new_tokens=60)
+    ended = engine.submit([story, short], greedy)
+    ended.join()
+    goes_on = engine.submit([story, short], SamplingParams(temperature=0, max_new_tokens=60, ignore_eos=True))
+    goes_on.join()
+    assert len(ended.token_ids[1]) < 40
+    assert ended.token_ids[0][:12] == goes_on.token_ids[0][:12]
+    assert prompts.tokenizer.decode(ended.token_ids[0]).count(" ") > 20
+
+
+@pytest.mark.slow
+def test_a_text_has_the_tokens_of_generate(loaded, int8_model):
+    """Against the plain way: the same model in OVModelForCausalLM.generate, without sampling."""
+    import torch
+    from optimum.intel import OVModelForCausalLM
+
+    prompts, engine = loaded
+    (prompt,) = prompts.encode(["What is the theory of relativity?"])
+    plain = OVModelForCausalLM.from_pretrained(int8_model, export=False)
+    wanted = plain.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, repetition_penalty=1.1)
+    with engine.submit([prompt], SamplingParams(temperature=0, max_new_tokens=8)) as generation:
+        generation.join()
+    assert generation.token_ids[0] == wanted[0, len(prompt) :].tolist()
+
+
+@pytest.mark.slow
+def test_nothing_is_kept_in_the_model_folder_for_a_gpu(int8_model, tmp_path, monkeypatch):
+    """Where there is none, the folder would be written to all the same before that is found out."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # Optimum spares temporary folders
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in int8_model.iterdir():
+        (folder / path.name).symlink_to(path)
+    names = {path.name for path in folder.iterdir()}
+    with contextlib.suppress(ModelFolderError):
+        engines.load(Settings(model_path=folder, device="AUTO:GPU,CPU"))
+    assert {path.name for path in folder.iterdir()} == names

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.settings import DEFAULT_OV_CONFIG, SettingError, Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch):
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_defaults_are_the_demos():
+    settings = Settings.from_environment()
+    assert settings.model_path == Path("/model")
+    assert (settings.engine, settings.device, settings.ov_config) == ("optimum", "AUTO", DEFAULT_OV_CONFIG)
+    assert settings.sampling == SamplingParams(1024, 1.0, 1.0, 50, 1.1, None, False)
+
+
+def test_the_environment_is_read(monkeypatch):
+    given = {"ENGINE": "genai", "SEED": "7", "TEMPERATURE": "0", "MODEL_PATH": "/m", "IGNORE_EOS": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.from_environment()
+    assert (settings.engine, settings.model_path) == ("genai", Path("/m"))
+    assert settings.sampling == SamplingParams(seed=7, temperature=0, ignore_eos=True)
+
+
+def test_an_empty_variable_is_one_not_set(monkeypatch):
+    monkeypatch.setenv("SEED", "")
+    assert Settings.from_environment().seed is None
+
+
+def test_ov_config_is_laid_over_the_defaults(monkeypatch):
+    monkeypatch.setenv("OV_CONFIG", '{"NUM_STREAMS": "2", "KV_CACHE_PRECISION": "f32"}')
+    assert Settings.from_environment().ov_config == {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "2",
+        "KV_CACHE_PRECISION": "f32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENGINE", "vllm"),
+        ("OV_CONFIG", "{NUM_STREAMS: 1}"),
+        ("OV_CONFIG", "[1]"),
+        ("SEED", "-1"),
+        ("SEED", "4294967296"),
+        ("MAX_NEW_TOKENS", "0"),
+        ("MAX_NEW_TOKENS", "many"),
+        ("TEMPERATURE", "-0.1"),
+        ("TEMPERATURE", "nan"),
+        ("TOP_P", "0"),
+        ("TOP_P", "1.01"),
+        ("TOP_K", "-1"),
+        ("REPETITION_PENALTY", "0"),
+        ("MAX_CONCURRENT_REQUESTS", "0"),
+        ("QUEUE_TIMEOUT_S", "inf"),
+        ("KV_CACHE_GB", "0.5"),
+        ("KV_CACHE_GB", "100000"),
+        ("TOP_K", "2147483648"),
+        ("SYSTEM_PROMPT", "\udcff"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingError) as error:
+        Settings.from_environment()
+    message = str(error.value)
+    assert message.startswith(f"{name} is ")
+    assert repr(value) in message
+    assert "\n" not in message

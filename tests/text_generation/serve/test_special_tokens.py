@@ -1,0 +1,66 @@
+"""What strangers type is never a control token, and what all others type is what the chat template makes of it."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from text_generation.serve.prompts import ChatPrompts
+from text_generation.serve.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+# All that UTF-8 can say, but for the null byte, which is refused.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=80)
+# Without what the model's vocabulary has no tokens for: some control characters, planes that Unicode does not use yet.
+KNOWN = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"], include_characters="\n\t"), min_size=1, max_size=80
+)
+SPACES = st.text(" \n\t\u00a0\u2581.<|>_", min_size=1, max_size=12)
+ORDINARY = st.lists(TEXT | SPACES | st.sampled_from(["<|im_", "end|>", "[INST]", "user\n"]), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", params=[None, "Answer <|im_start|> in French."])
+def system_prompt(request) -> str | None:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def prompts(int8_model, system_prompt) -> ChatPrompts:
+    return ChatPrompts(Settings(model_path=int8_model, system_prompt=system_prompt))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(int8_model):
+    return AutoTokenizer.from_pretrained(int8_model)
+
+
+@pytest.fixture(scope="module")
+def messages(system_prompt):
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return lambda question: [*system, {"role": "user", "content": question}]
+
+
+@settings(deadline=None, max_examples=400)
+@given(ORDINARY.map("".join))
+@example("  hi ")
+@example("\U00100000\U00100001")
+def test_ordinary_questions_have_the_ids_of_the_chat_template(prompts, tokenizer, messages, question):
+    if any(token.content in question for token in tokenizer.added_tokens_decoder.values()):
+        return  # hypothesis has put one together
+    expected = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, return_dict=False)
+    assert prompts.encode([question]) == [expected]
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data())
+def test_typed_special_tokens_are_text(prompts, tokenizer, messages, data):
+    special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+    parts = data.draw(st.lists(st.sampled_from(sorted(special)) | KNOWN | SPACES, min_size=1, max_size=6))
+    question = "".join(parts)
+    [token_ids] = prompts.encode([question])
+    [harmless_ids] = prompts.encode(["Hello"])
+    control = set(special.values())
+    assert [i for i in token_ids if i in control] == [i for i in harmless_ids if i in control]
+    expected = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, tokenize=False)
+    assert tokenizer.decode(token_ids) == expected

@@ -1,0 +1,50 @@
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from text_generation.errors import RequestError
+from text_generation.serve.tensors import pack_texts, unpack_texts
+
+
+def unpack(data: bytes, shape: list[int], datatype: str = "BYTES") -> list[str]:
+    return unpack_texts("pre_prompt", memoryview(data), shape, datatype, max_bytes=1000)
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+def test_texts_are_packed_as_tritonclient_packs_them(texts):
+    packed = serialize_byte_tensor(np.array([text.encode() for text in texts], dtype=np.object_)).item()
+    assert pack_texts(texts) == packed
+    assert [element.decode() for element in deserialize_bytes_tensor(pack_texts(texts))] == texts
+    assert unpack(packed, [len(texts)]) == texts
+
+
+def test_an_empty_tensor_has_no_texts():
+    assert unpack(b"", [0]) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "datatype", "says"),
+    [
+        (b"\0\0\0\0", [1], "INT32", "pre_prompt has datatype INT32"),
+        (b"\1\0", [1], "BYTES", "cut off: element 1 has no 4-byte length"),
+        (b"\5\0\0\0abc", [1], "BYTES", "cut off: element 1 says 5 bytes, 3 are left"),
+        (pack_texts(["a"]) + struct.pack("<I", 2**32 - 1), [2], "BYTES", "element 2 says 4294967295 bytes, 0 are left"),
+        (b"\1\0\0\0\xff", [1], "BYTES", "element 1 of pre_prompt is not UTF-8"),
+        (pack_texts(["a", "b"]), [3], "BYTES", "shape [3], but its data holds 2 elements"),
+        (
+            pack_texts(["a" * 997]),
+            [1],
+            "BYTES",
+            "1001 bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in (1000)",
+        ),
+        (pack_texts(["a", "b"]), [], "BYTES", "shape [], but its data holds 2 elements"),
+    ],
+)
+def test_a_broken_tensor_is_refused_with_the_reason(data, shape, datatype, says):
+    with pytest.raises(RequestError) as error:
+        unpack(data, shape, datatype)
+    assert says in str(error.value)

@@ -1,0 +1,83 @@
+"""How the model commands behave towards the one who runs them: few lines of their own, and one line for an error."""
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from text_generation.model_folder import ModelFolderError
+from text_generation.prepare.checkpoint import CheckpointError
+from text_generation.prepare.machine import MachineError, is_failed_write
+
+
+def run(command: Callable[[], None]) -> None:
+    """Run a command to its end, or end the process with exit code 1 and one line that says what to do.
+
+    SIGTERM ends it as Ctrl-C does, so that nothing is left behind when a container is stopped. Where nobody reads the
+    output any more, it ends with a shell's code for that.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _open_closed_outputs()
+    _quiet_libraries()
+    _check_endpoint()
+    try:
+        command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing unfinished is left behind")
+    except (CheckpointError, MachineError, ModelFolderError) as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"{error}: pip install -r requirements.txt")
+    except (BrokenPipeError, SystemExit):
+        # SystemExit is how rich, which draws nncf's progress, puts it. What is still to be written would fail once more
+        # when Python flushes it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except MemoryError:
+        _fail("out of memory: use a larger machine, or stop other programs")
+    except Exception as error:
+        if is_failed_write(error):
+            _fail("the disk is full or a quota is reached: make room, then run this again")
+        if isinstance(error, OSError):
+            _fail(f"{error}: check the path and its permissions")
+        raise
+
+
+def _fail(message: str) -> None:
+    sys.exit(f"error: {message}")
+
+
+def _open_closed_outputs() -> None:
+    """Open what a shell has closed (2>&-), which is None to Python, and whose number the next file would get: what the
+    libraries write to standard error would end up in a model.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+
+
+def _check_endpoint() -> None:
+    """Refuse an HF_ENDPOINT that huggingface_hub can't be imported with; nearly all libraries here import it."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    try:
+        _ = urlsplit(endpoint).port
+    except ValueError as error:
+        _fail(f"HF_ENDPOINT={endpoint} is no address ({error}): correct it, or unset it")
+
+
+def _quiet_libraries() -> None:
+    """Keep the console for the command: the libraries' warnings here concern their developers."""
+    warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("nncf", "openvino", "optimum", "torch"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        # nncf sets its own level when it is imported
+        logger.addFilter(lambda record: record.levelno >= logging.ERROR)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")

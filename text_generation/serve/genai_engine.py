@@ -1,0 +1,217 @@
+"""OpenVINO GenAI's continuous batching: requests join and leave one running batch at any step."""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from text_generation.serve.engine import KEEPALIVE_S, Engine, Step
+from text_generation.serve.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
+from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CLOSED = "the engine is closed"
+_WORKER = "from text_generation.serve.genai_worker import main; main()"
+
+
+class GenaiEngine(Engine):
+    """The pipeline steps in a process of its own. A thread here puts what comes from it into a queue per request, from
+    which the request's own thread takes all that has piled up as one step of its Generation.
+
+    Where the process dies, what ran is lost with an error, and the thread starts another one, for which requests wait.
+    Where that one can't be started, they have the reason as their error, and the next request has it tried again.
+    """
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer):
+        super().__init__(settings, tokenizer)
+        self._request_ids = itertools.count()
+        # Guards what follows. Requests are those that have not ended; the process takes them while it is ready.
+        self._changed = threading.Condition()
+        self._requests: dict[int, tuple[Request, SimpleQueue[Tokens | End]]] = {}
+        self._closed = False
+        self._process = _Process()
+        self._process.load(settings)
+        self._ready = True
+        self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._process.kill()
+            self._changed.notify()
+        self._thread.join()
+
+    def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
+        configs = [self._generation_config(budget, sampling) for budget in budgets]
+        request = Request(next(self._request_ids), prompts, configs)
+        queue = SimpleQueue()
+        with self._changed:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
+            self._requests[request.request_id] = request, queue
+            if self._ready:
+                self._process.send(request)
+            self._changed.notify()
+        try:
+            yield from self._steps(queue, len(prompts), sampling)
+        finally:
+            with self._changed:
+                if self._requests.pop(request.request_id, None) is not None and self._ready:
+                    self._process.send(Cancel(request.request_id))
+
+    def _generation_config(self, max_new_tokens: int, sampling: SamplingParams) -> dict[str, Any]:
+        config = {
+            "max_new_tokens": max_new_tokens,
+            "repetition_penalty": sampling.repetition_penalty,
+            "ignore_eos": sampling.ignore_eos,
+        }
+        if not sampling.ignore_eos:
+            config["stop_token_ids"] = set(self._stop_token_ids)
+        if sampling.temperature > 0:
+            config |= {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or self._tokenizer.get_vocab_size(),
+                "rng_seed": int(np.random.SeedSequence(sampling.seed).generate_state(1)[0]),
+            }
+        return config
+
+    def _steps(self, queue: SimpleQueue[Tokens | End], count: int, sampling: SamplingParams) -> Generator[Step]:
+        """All that has come since the last step; an empty step where nothing has come for a while."""
+        left_out = frozenset() if sampling.ignore_eos else self._stop_token_ids
+        end = None
+        while end is None:
+            step = [[] for _ in range(count)]
+            try:
+                events = [queue.get(timeout=KEEPALIVE_S)]
+            except Empty:
+                yield step
+                continue
+            while not queue.empty():
+                events.append(queue.get())
+            for event in events:
+                if isinstance(event, End):
+                    end = event
+                else:
+                    step[event.row] += [token_id for token_id in event.token_ids if token_id not in left_out]
+            if any(step):
+                yield step
+        if end.error is not None:
+            raise end.error
+
+    def _hand_out(self) -> None:
+        while True:
+            try:
+                events = self._process.connection.recv()
+            except Exception:  # the process has ended, or what it says can't be read
+                if self._replace_process():
+                    continue
+                return
+            for event in events:
+                take = self._requests.pop if isinstance(event, End) else self._requests.get
+                if (found := take(event.request_id, None)) is not None:
+                    _, queue = found
+                    queue.put(event)
+
+    def _replace_process(self) -> bool:
+        """End what ran and have another process, now or when somebody asks for it; False where the engine is closed."""
+        reason = f"the generating process ended ({self._process.exit_code()})"
+        with self._changed:
+            self._ready = False
+            self._end_all(reason)
+        while not self._closed:
+            logger.error("%s: starting another one", reason)
+            try:
+                with self._changed:
+                    if self._closed:
+                        break
+                    self._process = _Process()
+                self._process.load(self._settings)
+            except Exception as error:
+                reason = f"the generating process can't be started: {error}"
+                with self._changed:
+                    self._end_all(reason)
+                    self._changed.wait_for(lambda: self._requests or self._closed)
+            else:
+                with self._changed:
+                    self._ready = True
+                    for request, _ in self._requests.values():
+                        self._process.send(request)
+                return True
+        with self._changed:
+            self._end_all(_CLOSED)
+        return False
+
+    def _end_all(self, reason: str) -> None:
+        error = RuntimeError(_CLOSED if self._closed else reason)
+        while self._requests:
+            request_id, (_, queue) = self._requests.popitem()
+            queue.put(End(request_id, error))
+
+
+class _Process:
+    """A worker process, and the connection to it."""
+
+    def __init__(self):
+        self.connection, other_end = multiprocessing.Pipe()
+        with other_end:
+            self._process = subprocess.Popen(
+                # -P: nothing is imported from the folder that the server happens to run in
+                [_python(), "-P", "-c", _WORKER, str(other_end.fileno())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=[other_end.fileno()],
+                start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
+            )
+
+    def load(self, settings: Settings) -> None:
+        """Have it load the pipeline and wait until that is done; where it fails, end it and raise the error."""
+        try:
+            self.connection.send(
+                PipelineSettings(settings.model_path, settings.device, settings.ov_config, settings.kv_cache_gb)
+            )
+            error = self.connection.recv()
+        except (EOFError, OSError):
+            error = RuntimeError(f"the generating process ended while it loaded ({self.exit_code()})")
+        if error is not None:
+            self.kill()
+            raise error
+
+    def send(self, message: Request | Cancel) -> None:
+        """Send; what can't be received any more is dropped, as the thread that reads learns of the end too."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def exit_code(self) -> int:
+        """The exit code of a process whose connection has ended, which can be a moment before its own end."""
+        try:
+            return self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int:
+        """End it at once, which loses nothing that lasts; the exit code."""
+        self._process.kill()
+        return self._process.wait()
+
+
+def _python() -> str:
+    """The interpreter's program; inside the model server sys.executable may be the server's."""
+    if Path(sys.executable).name.startswith("python"):
+        return sys.executable
+    return shutil.which("python3") or "python3"

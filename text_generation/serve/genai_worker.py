@@ -1,0 +1,126 @@
+"""The process in which GenAI's pipeline runs: prompts come in and token ids go out over a connection.
+
+`ContinuousBatchingPipeline.step()` keeps Python's global lock from its beginning to its end. In the server's own
+process nothing else could go on meanwhile: no text piece on its way to a client, no health check.
+"""
+
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+import numpy as np
+import openvino as ov
+import openvino_genai as ov_genai
+
+from text_generation.errors import RequestError
+from text_generation.serve.device import compile_options
+from text_generation.serve.genai_messages import Cancel, End, Events, PipelineSettings, Request, Tokens
+
+
+class Worker:
+    """Steps the pipeline while there are requests; between two steps others join and leave."""
+
+    def __init__(self, pipeline: ov_genai.ContinuousBatchingPipeline, connection: Connection):
+        self._pipeline = pipeline
+        self._connection = connection
+        self._handle_ids = itertools.count()
+        self._running: dict[int, _Running] = {}  # by request_id
+
+    def run(self) -> None:
+        """Serve until the other side is gone (EOFError)."""
+        while True:
+            while not self._running or self._connection.poll():
+                self._take(self._connection.recv())
+            try:
+                self._pipeline.step()
+            except Exception as error:
+                failure = RuntimeError(str(error))
+                self._connection.send([End(request_id, failure) for request_id in self._running])
+                raise  # the pipeline is in a state that nobody knows; another worker begins anew
+            self._connection.send(self._collect())
+
+    def _take(self, message: Request | Cancel) -> None:
+        running = self._running.get(message.request_id)
+        if isinstance(message, Request):
+            running = _Running(message)
+            try:
+                running.start(self._pipeline, self._handle_ids)
+            except Exception as error:
+                running.cancel()
+                self._connection.send([End(message.request_id, RuntimeError(str(error)))])
+            else:
+                self._running[message.request_id] = running
+        elif running is not None:
+            running.cancel()
+
+    def _collect(self) -> Events:
+        events: Events = []
+        for request_id, running in list(self._running.items()):
+            events += running.collect()
+            if running.over:
+                del self._running[request_id]
+        return events
+
+
+class _Running:
+    """One request's way through the pipeline, with a handle for each prompt that has not ended."""
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._handles: dict[int, ov_genai.GenerationHandle] = {}  # by the prompt's place in the request
+
+    def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, handle_ids: Iterator[int]) -> None:
+        """Hand the prompts to the pipeline, which raises where it refuses one."""
+        for row, (prompt, config) in enumerate(zip(self._request.prompts, self._request.configs, strict=True)):
+            token_ids = ov.Tensor(np.array([prompt], dtype=np.int64))
+            self._handles[row] = pipeline.add_request(next(handle_ids), token_ids, ov_genai.GenerationConfig(**config))
+
+    @property
+    def over(self) -> bool:
+        """Whether all prompts have ended."""
+        return not self._handles
+
+    def cancel(self) -> None:
+        """Have the pipeline drop the prompts at its next step."""
+        for handle in self._handles.values():
+            handle.cancel()
+
+    def collect(self) -> Events:
+        """What the last step brought."""
+        request_id = self._request.request_id
+        events: Events = []
+        for row, handle in list(self._handles.items()):
+            status = handle.get_status()  # before reading: what comes after it is read next time
+            while handle.can_read():
+                events += [Tokens(request_id, row, output.generated_ids) for output in handle.read().values()]
+            if status == ov_genai.GenerationStatus.IGNORED:
+                self.cancel()
+                self._handles = {}
+                error = RequestError("prompt and completion do not fit into the KV cache: raise KV_CACHE_GB")
+                return [End(request_id, error)]
+            if status != ov_genai.GenerationStatus.RUNNING:
+                del self._handles[row]
+        if self.over:
+            events.append(End(request_id))
+        return events
+
+
+def main() -> None:
+    """Load the pipeline and serve; the argument is the file descriptor of the connection."""
+    connection = Connection(int(sys.argv[1]))
+    settings: PipelineSettings = connection.recv()
+    try:
+        scheduler = ov_genai.SchedulerConfig()
+        scheduler.cache_size = settings.kv_cache_gb
+        device, ov_config = compile_options(settings.device, settings.ov_config)
+        pipeline = ov_genai.ContinuousBatchingPipeline(settings.model_path, scheduler, device, ov_config)
+    except Exception as error:
+        connection.send(RuntimeError(str(error)))
+        return
+    connection.send(None)
+    try:
+        Worker(pipeline, connection).run()
+    except (EOFError, OSError):
+        os._exit(0)  # the server is gone; the pipeline's own end would complain of what still runs

@@ -1,0 +1,162 @@
+"""Hugging Face Optimum's OpenVINO model in a decode loop of our own: what the demo describes, without generate()."""
+
+import ctypes
+import time
+from collections.abc import Generator
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as ops
+from optimum.intel import OVModelForCausalLM
+from tokenizers import Tokenizer
+
+from text_generation.serve.device import compile_options
+from text_generation.serve.engine import Engine, Step
+from text_generation.serve.sampling import Sampler, SamplingParams
+from text_generation.serve.settings import Settings
+
+TRIM_INTERVAL_S = 1.0
+
+
+class OptimumEngine(Engine):
+    """Each request is one left-padded batch on an infer request of its own; requests share the compiled model.
+
+    A request runs in the thread that iterates over it, so an abandoned one costs nothing.
+    """
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer):
+        super().__init__(settings, tokenizer)
+        torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
+        # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
+        device, ov_config = compile_options(settings.device, {"CACHE_DIR": ""} | settings.ov_config)
+        self._model = OVModelForCausalLM.from_pretrained(
+            settings.model_path, export=False, compile=False, device=device, ov_config=ov_config
+        )
+        keep_last_logits(self._model.model)
+        self._model.compile()
+        self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
+        self._last_trim = 0.0
+
+    def close(self) -> None:
+        self._model = None
+
+    def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
+        try:
+            yield from self._decode(prompts, budgets, sampling)
+        finally:
+            self._give_back_memory()
+
+    def _give_back_memory(self) -> None:
+        """Give the system back what has been freed. malloc keeps it, and the more of it, the longer prompts of mixed
+        lengths are served. This takes some milliseconds, hence only so often.
+        """
+        now = time.monotonic()
+        if self._malloc_trim is not None and now - self._last_trim >= TRIM_INTERVAL_S:
+            self._last_trim = now
+            self._malloc_trim(0)
+
+    def _decode(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
+        batch = _Batch(self._model.request.get_compiled_model(), prompts, max(budgets))
+        sample = Sampler(sampling)
+        stop_token_ids = frozenset() if sampling.ignore_eos else self._stop_token_ids
+        running = list(range(len(prompts)))  # the prompt of each row of the batch
+        for length in range(1, max(budgets) + 1):
+            token_ids = sample(batch.history, batch.logits()).numpy()
+            step = [[] for _ in prompts]
+            kept = []
+            for row, (prompt, token_id) in enumerate(zip(running, token_ids.tolist(), strict=True)):
+                if token_id not in stop_token_ids:
+                    step[prompt] = [token_id]
+                    if length < budgets[prompt]:
+                        kept.append(row)
+            if any(step):
+                yield step
+            if not kept:
+                return
+            batch.append(token_ids, kept)
+            running = [running[row] for row in kept]
+
+
+class _Batch:
+    """The rows of one request: the tokens they hold so far, and an infer request, and so a cache, of their own.
+
+    Optimum's `forward` gives the model the same inputs, but it computes all of them anew and copies the logits for each
+    token, which on a small model takes 4% of the time.
+    """
+
+    def __init__(self, model: ov.CompiledModel, prompts: list[list[int]], budget: int):
+        self._request = model.create_infer_request()
+        self._takes_positions = any("position_ids" in port.names for port in model.inputs)
+        self._token_ids, self._attention_mask = left_pad(prompts, budget)
+        self._length = self._token_ids.shape[1] - budget
+        self._input_ids = self._token_ids[:, : self._length]
+        self._positions = np.maximum(self._attention_mask[:, : self._length].cumsum(axis=1) - 1, 0)
+        self._rows = np.arange(len(prompts), dtype=np.int32)
+
+    @property
+    def history(self) -> torch.Tensor:
+        """All token ids so far, int64 [n, length]."""
+        return torch.from_numpy(self._token_ids[:, : self._length])
+
+    def logits(self) -> torch.Tensor:
+        """Run the model on the tokens that it has not seen; float [n, vocabulary], valid until the next call."""
+        inputs = {
+            "input_ids": np.ascontiguousarray(self._input_ids),
+            "attention_mask": np.ascontiguousarray(self._attention_mask[:, : self._length]),
+            "beam_idx": self._rows,
+        }
+        if self._takes_positions:
+            inputs["position_ids"] = self._positions
+        self._request.start_async(inputs, share_inputs=True)
+        self._request.wait()
+        return torch.from_numpy(self._request.get_tensor("logits").data)[:, -1]
+
+    def append(self, token_ids: np.ndarray, kept: list[int]) -> None:
+        """Go on with these rows alone, each with its token of `token_ids`, int64 [n].
+
+        The cache is gathered by beam_idx before it is used, so naming only the rows that go on drops the finished ones
+        out of the batch: they cost nothing from here on.
+        """
+        self._rows = np.array(kept, dtype=np.int32)
+        if len(kept) < len(token_ids):
+            token_ids, self._token_ids = token_ids[kept], self._token_ids[kept]
+            self._attention_mask, self._positions = self._attention_mask[kept], self._positions[kept]
+        self._token_ids[:, self._length] = token_ids
+        self._length += 1
+        self._input_ids = token_ids[:, None]
+        self._positions = self._positions[:, -1:] + 1
+
+
+def left_pad(prompts: list[list[int]], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and attention mask, both int64 [n, longest prompt + budget]; the last `budget` ids are yet to come.
+
+    The padding repeats the prompt's own first token: it is masked out of attention, and the repetition penalty, which
+    looks at all ids, sees none that the prompt does not have.
+    """
+    longest = max(map(len, prompts))
+    token_ids = np.zeros((len(prompts), longest + budget), dtype=np.int64)
+    mask = np.ones_like(token_ids)
+    for row, prompt in enumerate(prompts):
+        start = longest - len(prompt)
+        token_ids[row, :start] = prompt[0]
+        token_ids[row, start:longest] = prompt
+        mask[row, :start] = 0
+    return token_ids, mask
+
+
+def keep_last_logits(model: ov.Model) -> None:
+    """Make the model compute logits for the last position only, [n, 1, vocabulary], all that generation looks at.
+
+    The exported model has them for every position of a prompt, which costs most of the memory and a good part of the
+    time of a long prefill. A model of a shape not known here is left as it is.
+    """
+    projection = model.output("logits").get_node().input_value(0).get_node()
+    while projection.get_type_name() in ("Convert", "Multiply", "Divide", "Tanh"):  # precision and logit soft-capping
+        projection = projection.input_value(0).get_node()
+    if projection.get_type_name() != "MatMul" or projection.input_value(0).get_partial_shape().rank != ov.Dimension(3):
+        return
+    hidden = projection.input_value(0)
+    last = ops.slice(hidden, [-1], [np.iinfo(np.int64).max], [1], [1])
+    projection.input(0).replace_source_output(last.output(0))
+    model.validate_nodes_and_infer_types()
