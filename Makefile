@@ -9,6 +9,7 @@ export MODEL ?= smollm2-135m-instruct
 SERVABLE ?= unary
 BASE_IMAGE ?= openvino/model_server:latest
 PROFILE ?= cpu
+COMPOSE := docker compose --profile cpu --profile gpu
 export PORT REST_PORT
 
 .PHONY: help
@@ -43,8 +44,11 @@ up:  ## both servables on this machine with compose (PROFILE=cpu|gpu; variables 
 	    docker compose --profile $(PROFILE) up --detach --wait
 
 .PHONY: down
-down:  ## stop them
-	docker compose --profile cpu --profile gpu down
+down:  ## stop them, after the answers that are running
+	for service in $$($(COMPOSE) ps --services --status running); do \
+	    $(COMPOSE) exec -T $$service python3.12 /opt/text_generation/deploy/image/drain.py </dev/null & \
+	done; wait
+	$(COMPOSE) down
 
 .PHONY: test
 test: lint $(VENV)/installed-dev  ## all tests, on the real model

@@ -1,8 +1,8 @@
-"""Wait until the model server has no request left: a Kubernetes preStop hook.
+"""Wait until the model server has no request left: what runs before it gets SIGTERM, which cuts answers off after 5 s.
 
-Kubernetes takes the pod out of its services while this runs, and ends the server only afterwards, so no answer is cut
-off by a rollout. The server needs --rest_port 8000 and --metrics_enable; the pod's grace period bounds the wait.
-`python3 drain.py [URL]`
+In Kubernetes it is the preStop hook: the pod leaves its services while this runs. `make down` runs it in the containers
+of compose. The server needs --rest_port 8000 and --metrics_enable.
+`python3.12 drain.py [URL]`
 """
 
 import sys
@@ -11,7 +11,11 @@ import urllib.request
 
 # Time for the endpoint's removal to reach every client and proxy: until then new requests may still come.
 QUIET_SECONDS = 10
+# The longest answer, 1,024 tokens at 5 tokens/s, behind the longest wait for a place, QUEUE_TIMEOUT_S, and quiet.
+DEADLINE_SECONDS = 280
 POLL_SECONDS = 1
+# A REST worker that generates an answer lets the metrics wait: another connection may come to one that is free.
+TIMEOUT_SECONDS = 5
 
 
 def requests_running(metrics):
@@ -20,16 +24,27 @@ def requests_running(metrics):
     return sum(int(float(line.rsplit(maxsplit=1)[1])) for line in lines)
 
 
+def is_busy(url):
+    """Whether a request is running, by the metrics at `url`; a server too busy to give them in time counts.
+
+    Exits with a sentence where there is no server, or none that serves metrics.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            return requests_running(response.read().decode()) > 0
+    except (OSError, ValueError) as error:
+        if isinstance(getattr(error, "reason", error), TimeoutError | ConnectionResetError):
+            return True
+        sys.exit(f"error: no metrics at {url}: {error}; start the server with --rest_port and --metrics_enable")
+
+
 def main(url="http://localhost:8000/metrics"):
-    """Return after QUIET_SECONDS in a row without a running request; exit code 1 when the server does not answer."""
-    quiet_since = time.monotonic()
-    while time.monotonic() - quiet_since < QUIET_SECONDS:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                metrics = response.read().decode()
-        except OSError as error:
-            sys.exit(f"error: no metrics at {url}: {error}; start the server with --metrics_enable")
-        if requests_running(metrics):
+    """Return after QUIET_SECONDS in a row without a request; exit code 1 after DEADLINE_SECONDS with one."""
+    started = quiet_since = time.monotonic()
+    while (now := time.monotonic()) - quiet_since < QUIET_SECONDS:
+        if now - started > DEADLINE_SECONDS:
+            sys.exit(f"error: the server is still busy after {DEADLINE_SECONDS} s")
+        if is_busy(url):
             quiet_since = time.monotonic()
         time.sleep(POLL_SECONDS)
 

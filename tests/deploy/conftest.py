@@ -1,5 +1,6 @@
 """What the tests of everything around a model server share."""
 
+import re
 import subprocess
 import time
 import urllib.request
@@ -10,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60
+# What a pod needs from the start of its preStop hook on: the hook's longest time, its last look at the metrics, the
+# 5 s that the server leaves its gRPC calls after SIGTERM, and as much again to unload.
+DRAIN_SECONDS = int(re.search(r"DEADLINE_SECONDS = (\d+)", (ROOT / "deploy/image/drain.py").read_text())[1])
+GRACE_SECONDS = DRAIN_SECONDS + 5 + 5 + 5
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen, what: str) -> None:

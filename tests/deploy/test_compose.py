@@ -1,8 +1,10 @@
 """compose.yaml: the compose specification's schema, and what a user relies on in the two servables' services."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -44,7 +46,7 @@ def test_service_is_confined_and_watched(name: str) -> None:
     assert service["mem_limit"]
     assert service["restart"] == "unless-stopped"
     assert service["cap_drop"] == ["ALL"]
-    assert "/v2/models/python_model/ready" in service["healthcheck"]["test"][-1]
+    assert service["healthcheck"]["test"][-2:] == ["/opt/text_generation/deploy/image/probe.py", "python_model"]
     assert all("127.0.0.1" in port for port in service["ports"])
 
 
@@ -59,9 +61,37 @@ def test_the_gpu_is_a_profile_of_its_own() -> None:
         assert gpu["environment"] == {**cpu["environment"], "DEVICE": "GPU"}
         assert gpu["volumes"] == cpu["volumes"]
         assert gpu["ports"] == cpu["ports"]
+        assert gpu["build"]["args"]["BASE_IMAGE"].endswith(":latest-gpu"), "the base that has the drivers"
+        assert with_defaults(gpu["image"]) != with_defaults(cpu["image"]), "one would be taken for the other"
 
 
 def test_the_two_servables_do_not_share_a_port() -> None:
     ports = [with_defaults(port) for name in ("unary", "stream") for port in SERVICES[name]["ports"]]
     published = [port.split(":")[-2] for port in ports]
     assert sorted(published) == ["8000", "8001", "9000", "9001"]
+
+
+def test_down_waits_for_running_answers(tmp_path: Path) -> None:
+    """With a stand-in for docker: drain.py runs in each running container, at once, and `down` comes after all."""
+    docker = tmp_path / "docker"
+    docker.write_text(
+        f"""#!/bin/sh
+        cd {tmp_path}
+        case "$*" in
+        *" ps "*) echo unary; echo stream ;;
+        *" exec "*)
+            touch $8
+            for _ in $(seq 100); do [ -e unary ] && [ -e stream ] && break; sleep 0.1; done
+            [ -e unary ] && [ -e stream ] || exit 1 ;;
+        esac
+        echo "$@" >>calls
+        """
+    )
+    docker.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["make", "--silent", "down"], cwd=ROOT, env=environment, check=True, timeout=30)
+    calls = [line.removeprefix("compose --profile cpu --profile gpu ") for line in (tmp_path / "calls").open()]
+    drain = "python3.12 /opt/text_generation/deploy/image/drain.py\n"
+    assert calls[0].startswith("ps ")
+    assert sorted(calls[1:3]) == [f"exec -T stream {drain}", f"exec -T unary {drain}"]
+    assert calls[3:] == ["down\n"]

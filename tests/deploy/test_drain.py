@@ -1,8 +1,13 @@
 """The preStop hook against a real server: it returns when the last answer has been given, not before."""
 
+import contextlib
 import queue
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,14 +21,47 @@ from .test_proxy import SERVABLE, text_input
 DRAIN = [sys.executable, str(ROOT / "deploy" / "image" / "drain.py")]
 
 
+QUICK = {"QUIET_SECONDS": 0.5, "POLL_SECONDS": 0.1, "TIMEOUT_SECONDS": 0.2, "DEADLINE_SECONDS": 30}
+
+
+def quick(folder: Path, **seconds: float) -> list[str]:
+    """The hook with shorter times, so that a test does not take minutes."""
+    text = (ROOT / "deploy" / "image" / "drain.py").read_text()
+    for name, value in {**QUICK, **seconds}.items():
+        text, found = re.subn(rf"^{name} = \d+$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert found == 1, name
+    (folder / "drain.py").write_text(text)
+    return [sys.executable, str(folder / "drain.py")]
+
+
 @pytest.fixture
 def quick_drain(tmp_path: Path) -> list[str]:
-    """The hook with a quiet time of half a second, so that the test does not take ten."""
-    script = tmp_path / "drain.py"
-    text = (ROOT / "deploy" / "image" / "drain.py").read_text()
-    text = text.replace("QUIET_SECONDS = 10", "QUIET_SECONDS = 0.5").replace("POLL_SECONDS = 1", "POLL_SECONDS = 0.1")
-    script.write_text(text)
-    return [sys.executable, str(script)]
+    return quick(tmp_path)
+
+
+@contextlib.contextmanager
+def slow_metrics(answer: threading.Event) -> Iterator[str]:
+    """The URL of metrics of an idle server, which come only once `answer` is set."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer.wait()
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked may have left
+                self.wfile.write(b'ovms_current_graphs{name="echo"} 0\n')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/metrics"
+    finally:
+        answer.set()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.slow
@@ -53,10 +91,33 @@ def test_returns_when_nothing_runs(quick_drain: list[str]) -> None:
         assert subprocess.run([*quick_drain, f"{server.rest_url}/metrics"], check=False, timeout=30).returncode == 0
 
 
-def test_says_when_there_are_no_metrics() -> None:
-    result = subprocess.run(
-        [*DRAIN, f"http://127.0.0.1:{free_port()}/metrics"], capture_output=True, text=True, check=False
-    )
+@pytest.mark.slow
+def test_slow_metrics_are_those_of_a_busy_server(quick_drain: list[str]) -> None:
+    answer = threading.Event()
+    with slow_metrics(answer) as url:
+        drain = subprocess.Popen([*quick_drain, url])
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                drain.wait(2)  # many times as long as it waits for one answer
+            answer.set()
+            assert drain.wait(30) == 0
+        finally:
+            drain.kill()
+
+
+@pytest.mark.slow
+def test_gives_up_at_its_deadline(tmp_path: Path) -> None:
+    with slow_metrics(threading.Event()) as url:
+        command = [*quick(tmp_path, DEADLINE_SECONDS=1), url]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert result.returncode == 1
+    assert result.stderr == "error: the server is still busy after 1 s\n"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/metrics", "nonsense"])
+def test_says_when_there_are_no_metrics(url: str) -> None:
+    command = [*DRAIN, url.format(port=free_port())]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert result.returncode == 1
     assert "--metrics_enable" in result.stderr
     assert "Traceback" not in result.stderr

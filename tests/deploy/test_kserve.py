@@ -9,7 +9,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from .conftest import ROOT
+from .conftest import GRACE_SECONDS, ROOT
 
 FOLDER = ROOT / "deploy" / "kserve"
 FILES = [FOLDER / "serving-runtime.yaml", FOLDER / "inference-service.yaml"]
@@ -65,3 +65,5 @@ def test_runtime_and_service_meet() -> None:
     assert server["name"] == "kserve-container"
     assert {"name": "MODEL_PATH", "value": "/mnt/models"} in server["env"]
     assert server["securityContext"]["runAsNonRoot"] is True
+    assert server["lifecycle"]["preStop"]
+    assert service["spec"]["predictor"]["terminationGracePeriodSeconds"] >= GRACE_SECONDS

@@ -10,7 +10,7 @@ import yaml
 
 from text_generation.prepare.models import MODELS
 
-from .conftest import ROOT
+from .conftest import GRACE_SECONDS, ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 # `labels` and `patches` of today's kustomization files came with kustomize 4.1; kubectl carries it from 1.22 on.
@@ -120,11 +120,14 @@ def test_pods_run_without_root_or_writable_root(rendered: dict[str, dict]) -> No
 
 def test_probes_and_termination(rendered: dict[str, dict]) -> None:
     server = pod(rendered)["containers"][0]
-    assert server["readinessProbe"]["httpGet"] == {"path": "/v2/models/python_model/ready", "port": "http"}
+    *python, script, graph = server["readinessProbe"]["exec"]["command"]
+    assert graph == "python_model"
+    assert server["livenessProbe"]["exec"]["command"] == [*python, script]
     startup = server["startupProbe"]
+    assert startup["exec"] == server["readinessProbe"]["exec"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 1800, "a 7B model over a network file system"
-    longest_answer = 1024 / 5  # tokens, and tokens/s
-    assert pod(rendered)["terminationGracePeriodSeconds"] > longest_answer
-    script = server["lifecycle"]["preStop"]["exec"]["command"][-1]
-    assert (ROOT / script.removeprefix("/opt/text_generation/")).exists()
+    hook = server["lifecycle"]["preStop"]["exec"]["command"][-1]
+    for inside in (script, hook):
+        assert (ROOT / inside.removeprefix("/opt/text_generation/")).exists()
     assert "--metrics_enable" in server["args"], "the preStop hook reads the server's metrics"
+    assert pod(rendered)["terminationGracePeriodSeconds"] >= GRACE_SECONDS

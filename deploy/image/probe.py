@@ -1,0 +1,32 @@
+"""Ask the model server in this container over gRPC how it is: a health check.
+
+Over REST a probe may wait behind an answer that is being generated: the system hands a new connection to any of the
+REST workers, a busy one too.
+`python3.12 probe.py` asks whether the server is live, `python3.12 probe.py GRAPH` whether the graph is ready.
+"""
+
+import sys
+
+import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
+
+URL = "localhost:9000"
+TIMEOUT_SECONDS = 5
+
+
+def main(graph=None):
+    """Exit code 0 when the server is live or `graph` ready, 1 and a sentence when not."""
+    client = grpcclient.InferenceServerClient(URL)
+    try:
+        if graph is None:
+            good = client.is_server_live(client_timeout=TIMEOUT_SECONDS)
+        else:
+            good = client.is_model_ready(graph, client_timeout=TIMEOUT_SECONDS)
+    except InferenceServerException as error:
+        sys.exit(f"error: {URL}: {error.message()}")
+    if not good:
+        sys.exit(f"error: {URL}: {graph or 'the server'} is not ready")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

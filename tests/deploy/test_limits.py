@@ -1,0 +1,57 @@
+"""The server's limits around the servables': what they admit reaches them, and health and metrics get through."""
+
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from text_generation.serve.settings import Settings
+
+from .conftest import ROOT
+
+# What is asked besides answers: health and metrics, and the requests beyond the limit, which are told so at once.
+SPARE = 16
+# gRPC keeps threads of its own, one or two for each core of the machine.
+CORES = 128
+
+
+def from_compose() -> dict[str, tuple[list[str], dict[str, str]]]:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    return {f"compose {name}": (service["command"], service["environment"]) for name, service in services.items()}
+
+
+def from_container(file: str, *path: str) -> tuple[list[str], dict[str, str]]:
+    spec = yaml.safe_load((ROOT / "deploy" / file).read_text())
+    for key in path:
+        spec = spec[key]
+    container = spec["containers"][0]
+    return container["args"], {variable["name"]: variable["value"] for variable in container["env"]}
+
+
+DEPLOYMENTS = {
+    **from_compose(),
+    "Kubernetes": from_container("kubernetes/base/deployment.yaml", "spec", "template", "spec"),
+    "KServe": from_container("kserve/serving-runtime.yaml", "spec"),
+}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_requests_within_the_servables_limits_reach_it(name: str) -> None:
+    arguments, environment = DEPLOYMENTS[name]
+    value = dict(pairwise(arguments))
+    settings = Settings(
+        max_concurrent_requests=environment["MAX_CONCURRENT_REQUESTS"],
+        max_queued_requests=environment["MAX_QUEUED_REQUESTS"],
+    )
+    needed = settings.max_concurrent_requests + settings.max_queued_requests + SPARE
+    assert int(value["--rest_workers"]) >= needed
+    argument, streams = value["--grpc_channel_arguments"].split("=")
+    assert argument == "grpc.max_concurrent_streams"
+    assert int(streams) >= needed
+    assert int(value["--grpc_max_threads"]) >= needed + 2 * CORES
+
+
+def test_readme_names_the_same_limits() -> None:
+    arguments, _ = DEPLOYMENTS["compose unary"]
+    limits = " ".join(arguments[arguments.index("--rest_workers") :])
+    assert limits in " ".join((ROOT / "README.md").read_text().replace("\\\n", " ").split())
