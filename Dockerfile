@@ -1,5 +1,6 @@
 # openvino/model_server:py: the model server, what a servable imports, the servables and the two model commands.
 #   make python_image
+#   make python_image BASE_IMAGE=openvino/model_server:latest-gpu
 #   make python_image BASE_IMAGE=registry.connect.redhat.com/intel/openvino-model-server:latest
 ARG BASE_IMAGE=openvino/model_server:latest
 # The base is the user's choice; what depends on its release is read from it below.
@@ -19,25 +20,28 @@ WORKDIR /opt/text_generation
 COPY deploy/image/install_pip.sh deploy/image/
 RUN deploy/image/install_pip.sh
 
+# The three OpenVINO packages are the base's own: pip is shown them in the base's release and installs none.
 COPY requirements.txt deploy/image/openvino_release.py ./
-RUN python3 openvino_release.py /ovms/bin/ovms constraints.txt
+RUN python3.12 openvino_release.py /ovms/bin/ovms constraints.txt openvino_release
 
 # PyTorch's own CPU index: its +cpu builds go before the same release elsewhere, which brings gigabytes of CUDA
 # packages. Empty for those: --build-arg TORCH_INDEX=
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN python3 -m pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt
+RUN PYTHONPATH="${PWD}/openvino_release:${PYTHONPATH}" python3.12 -m pip install --no-cache-dir \
+    ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt
 
 COPY pyproject.toml LICENSE ./
 COPY text_generation text_generation/
-RUN python3 -m pip install --no-cache-dir --no-deps . && rm -rf build ./*.egg-info
+RUN python3.12 -m pip install --no-cache-dir --no-deps . && rm -rf build ./*.egg-info
 
 COPY download_model.py compress_model.py ./
-COPY deploy/image/check_imports.py deploy/image/drain.py deploy/image/
+COPY deploy/image/check_imports.py deploy/image/drain.py deploy/image/probe.py deploy/image/
 COPY servable_unary /servables/unary/
 COPY servable_stream /servables/stream/
 
 USER ovms
-RUN ["python3", "deploy/image/check_imports.py"]
+RUN ["python3.12", "deploy/image/check_imports.py"]
 
 WORKDIR /
-ENTRYPOINT ["/ovms/bin/ovms"]
+# The server takes no more REST workers than a sixth of the files that it may open, of which many runtimes allow 1,024.
+ENTRYPOINT ["/bin/sh", "-c", "ulimit -S -n $(ulimit -H -n); exec /ovms/bin/ovms \"$@\"", "ovms"]

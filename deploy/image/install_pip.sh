@@ -1,18 +1,19 @@
 #!/bin/sh
-# Install pip for the base image's Python: Ubuntu and Red Hat bases differ here and nowhere else.
+# Install pip for Python 3.12, which the server embeds: Ubuntu and Red Hat bases differ here and nowhere else.
 set -eu
 if command -v apt-get >/dev/null; then
     apt-get update
     apt-get install -y --no-install-recommends python3-pip
     rm -rf /var/lib/apt/lists/*
-    exit
+elif manager=$(command -v microdnf || command -v dnf); then
+    # python3-pip is for Python 3.9 there
+    "$manager" install -y --nodocs --setopt=install_weak_deps=0 python3.12-pip
+    "$manager" clean all
+else
+    echo "error: the base image has none of apt-get, microdnf and dnf; choose an Ubuntu or Red Hat base: --build-arg BASE_IMAGE=IMAGE" >&2
+    exit 1
 fi
-for manager in microdnf dnf; do
-    if command -v "$manager" >/dev/null; then
-        "$manager" install -y --nodocs --setopt=install_weak_deps=0 python3-pip
-        "$manager" clean all
-        exit
-    fi
-done
-echo "error: the base image has none of apt-get, microdnf and dnf; choose an Ubuntu or Red Hat base: --build-arg BASE_IMAGE=IMAGE" >&2
-exit 1
+if ! python3.12 -m pip --version; then
+    echo "error: the base image's release of the system has no Python 3.12 with pip; choose an Ubuntu 24.04 or UBI 9 base: --build-arg BASE_IMAGE=IMAGE" >&2
+    exit 1
+fi

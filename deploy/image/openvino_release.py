@@ -1,8 +1,12 @@
-"""Pin the OpenVINO packages to the release of the model server that an image is built on.
+"""Tell pip which OpenVINO release the base image has, so that it installs none of its own.
 
-The server's process loads its own libopenvino before any Python node, so the packages in the image must be of the same
-release. `python3 openvino_release.py OVMS CONSTRAINTS` asks the server's binary for its release, checks that pip finds
-the wheels of it, and writes them to CONSTRAINTS, a pip constraints file. It needs nothing but Python and pip.
+The base carries its own openvino, openvino_tokenizers and openvino_genai, built for the libopenvino in the server's
+process. Their metadata is only a sketch: it leaves out the patch number, yet requires patch releases, and lacks the
+RECORD without which pip can't uninstall. Left to itself, pip would try to replace them, and fail.
+
+`python3.12 openvino_release.py OVMS CONSTRAINTS METADATA` asks the server's binary for its release. It writes the file
+CONSTRAINTS, which pins the three packages to that release, and the folder METADATA, which shows them to pip as
+installed in that release when it comes first in PYTHONPATH.
 """
 
 import re
@@ -10,75 +14,61 @@ import subprocess
 import sys
 from pathlib import Path
 
-OLDEST_PYTHON = (3, 11)
 PACKAGES = ("openvino", "openvino-tokenizers", "openvino-genai")
+OLDEST_RELEASE = (2026, 0)  # what optimum-intel requires
 
-# "OpenVINO backend 2026.1.0-21367-63e31528c62-releases/2026/1"; a nightly build has a suffix: 2026.2.0.dev20260301
-_BACKEND = re.compile(r"^OpenVINO backend:? +v?(\d{4}\.\d+\.\d+)(\.[0-9a-z.]+)?", re.MULTILINE)
-# "OpenVINO GenAI backend 2026.1.0.0-2957-1dabb8c2255", from the 2025.2 release on
-_GENAI_BACKEND = re.compile(r"^OpenVINO GenAI backend:? +v?(\d{4}\.\d+\.\d+\.\d+)-", re.MULTILINE)
+# "OpenVINO backend 2026.1.0-21367-63e31528c62-releases/2026/1". A nightly build counts as the release that it precedes,
+# since pip puts 2026.2.0.dev20260301 before every release of 2026.2.
+_BACKEND = re.compile(r"^OpenVINO backend:? +v?(\d{4}\.\d+(?:\.\d+)*)", re.MULTILINE)
 
 
 class UnusableBaseImage(Exception):
     """The base image cannot carry text_generation; the message says why and what to do."""
 
 
-def constraints(version_text):
-    """Return the text of a pip constraints file for the server that printed `version_text`.
+def openvino_release(version_text):
+    """Return the release, such as "2026.2.1", of the server whose `--version` prints `version_text`.
 
-    The tokenizers' and GenAI's own fourth number is left open where the server does not name it.
-
-    Raises UnusableBaseImage when the text names no released version of OpenVINO.
+    Raises UnusableBaseImage when the text names no release, or one that is older than OLDEST_RELEASE.
     """
     backend = _BACKEND.search(version_text)
     if backend is None:
         raise UnusableBaseImage(
             f"`ovms --version` names no OpenVINO release:\n{version_text.rstrip()}\n"
-            "Choose a released base image: --build-arg BASE_IMAGE=openvino/model_server:RELEASE"
+            "Choose another base image: --build-arg BASE_IMAGE=openvino/model_server:latest"
         )
-    release, suffix = backend.groups()
-    if suffix:
+    release = backend[1]
+    year, minor = map(int, release.split(".")[:2])
+    if (year, minor) < OLDEST_RELEASE:
+        oldest = ".".join(map(str, OLDEST_RELEASE))
         raise UnusableBaseImage(
-            f"The base image is built on OpenVINO {release}{suffix}, which is no release and has no wheels. "
-            "Choose a released base image: --build-arg BASE_IMAGE=openvino/model_server:RELEASE"
+            f"The base image has OpenVINO {release}; optimum-intel needs {oldest} or newer. "
+            "Choose a newer base image: --build-arg BASE_IMAGE=openvino/model_server:latest"
         )
-    genai = _GENAI_BACKEND.search(version_text)
-    genai_version = genai.group(1) if genai else f"{release}.*"
-    return (
-        "# The OpenVINO release of the base image, read from `ovms --version`.\n"
-        f"openvino=={release}\nopenvino-tokenizers=={release}.*\nopenvino-genai=={genai_version}\n"
-    )
+    return release
 
 
-def check_python(version=sys.version_info):
-    """Raise UnusableBaseImage when the image's Python, a `sys.version_info`, is older than text_generation needs."""
-    if version[:2] < OLDEST_PYTHON:
-        raise UnusableBaseImage(
-            f"The base image has Python {version[0]}.{version[1]}; text_generation needs "
-            f"{OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer. Choose a newer base image: --build-arg BASE_IMAGE=IMAGE"
-        )
+def write_constraints(release, path):
+    """Write the pip constraints file that pins the PACKAGES to `release`."""
+    pins = "".join(f"{name}=={release}\n" for name in PACKAGES)
+    Path(path).write_text(f"# The OpenVINO release of the base image, read from `ovms --version`.\n{pins}")
 
 
-def check_wheels(constraints_path):
-    """Raise UnusableBaseImage when pip cannot find wheels of all three packages as `constraints_path` pins them."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-cache-dir", "--no-deps"]
-    command += ["--ignore-installed", "--only-binary=:all:", "--constraint", str(constraints_path), *PACKAGES]
-    if subprocess.run(command, check=False).returncode != 0:
-        pins = [line for line in Path(constraints_path).read_text().splitlines() if "==" in line]
-        raise UnusableBaseImage(
-            f"pip finds no wheels of the base image's OpenVINO release ({', '.join(pins)}) for Python "
-            f"{sys.version_info[0]}.{sys.version_info[1]}; its own words are above. Choose a base image whose release "
-            "has wheels: --build-arg BASE_IMAGE=openvino/model_server:RELEASE"
-        )
+def write_metadata(release, folder):
+    """Write to `folder` what pip reads to see the PACKAGES of this release installed."""
+    for name in PACKAGES:
+        dist_info = Path(folder, f"{name.replace('-', '_')}-{release}.dist-info")
+        dist_info.mkdir(parents=True)
+        (dist_info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
 
 
-def main(ovms, constraints_path):
-    """Write the constraints for the server binary `ovms` to `constraints_path`; a sentence and exit code 1 if not."""
+def main(ovms, constraints_path, metadata_folder):
+    """Write both for the server binary `ovms`; a sentence and exit code 1 where the base image can't be used."""
     try:
-        check_python()
         version = subprocess.run([ovms, "--version"], check=False, capture_output=True, text=True)
-        Path(constraints_path).write_text(constraints(version.stdout + version.stderr))
-        check_wheels(constraints_path)
+        release = openvino_release(version.stdout + version.stderr)
+        write_constraints(release, constraints_path)
+        write_metadata(release, metadata_folder)
     except (UnusableBaseImage, OSError) as error:
         sys.exit(f"error: {error}")
 

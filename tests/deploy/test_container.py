@@ -34,6 +34,9 @@ CURL_BODY = """{"inputs":[{"name" : "pre_prompt", "shape" : [1], "datatype" : "B
                             "data" : ["What is the theory of relativity?"]}]}"""
 
 
+ENTRY_POINT = json.loads(re.search(r"^ENTRYPOINT (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1])
+
+
 def image_environment() -> dict[str, str]:
     """What the Dockerfile's ENV sets."""
     env = re.search(r"^ENV ((?:.*\\\n)*.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
@@ -88,7 +91,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     subprocess.run(pip, check=True)
 
     stand_in.mkdir()
-    (stand_in / "ovms").write_text('#!/bin/sh\nexec python3 -m ovms_local "$@"\n')
+    (python.with_name("python3.12")).symlink_to(python.name)  # this machine's Python under the image's name
+    (stand_in / "ovms").write_text('#!/bin/sh\nexec python3.12 -m ovms_local "$@"\n')
     (stand_in / "ovms").chmod(0o755)
     (stand_in / "pyovms.py").write_text("from ovms_local.pyovms import *\n")
     (stand_in / "passwd").write_text(f"root:x:0:0::/root:/bin/sh\novms:x:{OVMS_UID}:{OVMS_UID}::/home/ovms:/bin/sh\n")
@@ -132,7 +136,7 @@ def docker_run(
     servable, model = volumes
     mounts = {"/workspace": str(ROOT / servable), "/model": str(model)}
     env = {"SELECTED_MODEL": "smollm2-135m-instruct", "MAX_NEW_TOKENS": "24", **env}
-    command = image.command(folder, "/ovms/bin/ovms", *arguments, mounts=mounts, env=env, uid=uid)
+    command = image.command(folder, *ENTRY_POINT, *arguments, mounts=mounts, env=env, uid=uid)
     log = folder / "log"
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -160,7 +164,7 @@ def test_unary_and_the_process_itself(image: Image, tmp_path: Path, int8_model: 
         assert b"\0HOME=" not in b"\0" + Path(f"/proc/{container.process.pid}/environ").read_bytes()
         for folder in ("/workspace", "/model", "/"):
             assert container.execute("touch", f"{folder}/x").returncode != 0
-        where = container.execute("python3", "-c", "import text_generation; print(text_generation.__file__)")
+        where = container.execute("python3.12", "-c", "import text_generation; print(text_generation.__file__)")
         assert where.stdout.startswith(str(image.python.parents[1])), "not the installed package"
 
 
@@ -177,11 +181,11 @@ def test_stream(image: Image, tmp_path: Path, int8_model: Path) -> None:
 
 
 def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8_model: Path) -> None:
-    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    health_check = services["unary"]["healthcheck"]["test"][1:]
-    arguments = ("--config_path", "/workspace/config.json", "--rest_port", "8000")
+    unary = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["unary"]
+    health_check = unary["healthcheck"]["test"][1:]
     # a user that /etc/passwd does not know, as with `docker run --user` and on OpenShift, needs a HOME
     somebody = {"env": {"HOME": "/tmp", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}, "uid": 12345}
+    arguments = ("--config_path", "/workspace/config.json", "--port", "9000", "--rest_port", "8000")
     with docker_run(image, tmp_path, ("servable_unary", int8_model), *arguments, **somebody) as container:
         curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data", CURL_BODY]
         answer = container.from_host(*curl, "localhost:8000/v2/models/python_model/infer")
@@ -191,12 +195,15 @@ def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8
         assert 0 < outputs["token_count"]["data"][0] <= 24
 
         assert container.execute(*health_check).returncode == 0
-        elsewhere = [part.replace("python_model", "another_model") for part in health_check]
-        assert container.execute(*elsewhere).returncode != 0
+        assert container.execute(*health_check[:-1]).returncode == 0
+        another = container.execute(*health_check[:-1], "another_model")
+        assert another.returncode == 1
+        assert another.stderr.startswith("error: localhost:9000: ")
+        assert len(another.stderr.splitlines()) == 1
 
 
 def test_import_check_that_ends_the_build(image: Image, tmp_path: Path) -> None:
-    check = ("python3", "/opt/text_generation/deploy/image/check_imports.py")
+    check = ("python3.12", "/opt/text_generation/deploy/image/check_imports.py")
     whole = tmp_path / "whole"
     whole.mkdir()
     result = subprocess.run(image.command(whole, *check), capture_output=True, text=True, check=False)
