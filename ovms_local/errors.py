@@ -32,6 +32,16 @@ class ModelNotFound(ServingError):
         super().__init__("Model with requested name is not found")
 
 
+class GraphNotFound(ServingError):
+    """No graph of the name that a request is for is configured."""
+
+    grpc_code = StatusCode.NOT_FOUND
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Mediapipe graph definition with requested name is not found")
+
+
 class ModelNotAvailable(ServingError):
     """The graph is configured but not loaded: it is still loading, failed to load, or the server is stopping."""
 
@@ -52,6 +62,15 @@ class ServerNotReady(ServingError):
         super().__init__("Server is not ready")
 
 
+class ServerExhausted(ServingError):
+    """As many calls as the server may have at once are under way."""
+
+    grpc_code = StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self) -> None:
+        super().__init__("Server Threadpool Exhausted")
+
+
 class ClientTooSlow(ServingError):
     """The client of a stream does not read what it is sent."""
 
@@ -65,11 +84,61 @@ class InvalidRequest(ServingError):
     http_status = 400
 
 
+class MalformedTimestamp(InvalidRequest):
+    """The timestamp that a request sets is none."""
+
+    grpc_code = StatusCode.UNKNOWN
+    http_status = 500
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"Malformed packet timestamp - {details}")
+
+
+class UnsupportedParameter(ServingError):
+    """A parameter of a request has a type that the server does not take."""
+
+    grpc_code = StatusCode.UNKNOWN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Functionality not implemented - Handling parameters of other types than: bool, string, int64 "
+            "is not supported"
+        )
+
+
+class StreamNeverBegan(ServingError):
+    """A stream ended before its first request."""
+
+    grpc_code = StatusCode.UNKNOWN
+
+    def __init__(self) -> None:
+        super().__init__("Client disconnected during reading first streaming request")
+
+
+class FailedPrecondition(ServingError):
+    """The graph can't be started with the parameters of the request."""
+
+    grpc_code = StatusCode.FAILED_PRECONDITION
+
+    def __init__(self, details: str) -> None:
+        super().__init__(f"Failed to initialize mediapipe graph - {details}")
+
+
 class ExecutionFailed(InvalidRequest):
     """The graph failed while it ran."""
 
     def __init__(self, details: str) -> None:
         super().__init__(f"Mediapipe execution failed. MP status - {details}")
+
+
+class TimestampMismatch(ExecutionFailed):
+    """A packet for an input of the graph has a timestamp that does not grow."""
+
+    def __init__(self, stream: str, lowest: float, timestamp: int) -> None:
+        super().__init__(
+            "INVALID_ARGUMENT: Graph has errors: \nPacket timestamp mismatch on a calculator receiving from stream "
+            f'"{stream}". Current minimum expected timestamp is {lowest} but received {timestamp}.'
+        )
 
 
 class NotJson(InvalidRequest):

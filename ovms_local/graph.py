@@ -1,4 +1,4 @@
-"""A graph and its instances: MediaPipe's scheduling for Python nodes, one step at a time.
+"""A graph and its instances: MediaPipe's scheduling of nodes, one step at a time.
 
 An instance is a plain object that one thread at a time may step; it knows nothing of threads, clients or requests.
 Which node runs next depends on nothing but the order in which packets came: of the nodes that are ready, the one that
@@ -9,14 +9,12 @@ enters it, and a generator leaves the other nodes their turns.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ovms_local.errors import ExecutionFailed, describe
-from ovms_local.graph_config import LOOPBACK, GraphConfig, NodeConfig
+from ovms_local.errors import ExecutionFailed, TimestampMismatch, describe
+from ovms_local.graph_config import GraphConfig, NodeConfig
 from ovms_local.pyovms import Tensor
-from ovms_local.python_node import PythonNode
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +23,51 @@ MIN_TIMESTAMP, MAX_TIMESTAMP = -(2**63) + 3, 2**63 - 4
 
 
 class Packet(NamedTuple):
-    """What travels on a stream; `order` counts the packets of an instance, the tensor is None on LOOPBACK."""
+    """What travels on a stream. On LOOPBACK there is no tensor."""
 
+    stream: str
     timestamp: int
-    order: int
     tensor: Tensor | None
+
+
+class NodeBusy(Exception):
+    """Data came for a node that is not done with what it has."""
+
+
+class NodeRun(Protocol):
+    """A node at work within one instance of its graph (MediaPipe: a calculator from Open to Close)."""
+
+    def process(self, timestamp: int, tensors: list[Tensor]) -> list[Packet]:
+        """Take the inputs of one timestamp, ordered by tag; what the node puts out.
+
+        Raises:
+            NodeBusy: the node takes no data now.
+            BaseException: whatever else makes the graph fail; nothing has been put out then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is under way.
+
+        Raises:
+            BaseException: anything; the run is closed all the same.
+        """
+        ...
+
+
+class Node(Protocol):
+    """A node of a loaded graph, shared by all instances of the graph."""
+
+    @property
+    def config(self) -> NodeConfig: ...
+
+    def open(self) -> NodeRun:
+        """Start the node for one instance."""
+        ...
+
+    def finalize(self) -> None:
+        """The end of the graph's life."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +76,20 @@ class Graph:
 
     name: str
     config: GraphConfig
-    nodes: tuple[PythonNode, ...]
+    nodes: tuple[Node, ...]
 
     def finalize(self) -> None:
         """Finalize the nodes, at the end of the graph's life."""
         for node in self.nodes:
             node.finalize()
+
+
+class _Waiting(NamedTuple):
+    """A packet at an input of a node; `order` counts the packets of an instance."""
+
+    timestamp: int
+    order: int
+    tensor: Tensor | None
 
 
 class _InputQueue:
@@ -52,7 +98,7 @@ class _InputQueue:
     __slots__ = ("bound", "packets")
 
     def __init__(self) -> None:
-        self.packets: deque[Packet] = deque()
+        self.packets: deque[_Waiting] = deque()
         self.bound: float = -math.inf
 
     def next_timestamp(self) -> float:
@@ -60,16 +106,14 @@ class _InputQueue:
 
 
 class _NodeState:
-    """A node within one instance: its queues, and its generator while one runs."""
+    """A node within one instance: its queues and its run."""
 
-    __slots__ = ("closed", "config", "generator", "next_timestamp", "node", "queues")
+    __slots__ = ("closed", "config", "queues", "run")
 
-    def __init__(self, node: PythonNode) -> None:
-        self.node = node
-        self.config: NodeConfig = node.config
+    def __init__(self, node: Node) -> None:
+        self.config = node.config
+        self.run = node.open()
         self.queues = [_InputQueue() for _ in node.config.inputs]
-        self.generator: Iterator | None = None
-        self.next_timestamp = 0
         self.closed = False
 
     def ready(self) -> tuple[int, tuple[int, ...]] | None:
@@ -103,37 +147,34 @@ class _NodeState:
         return all(queue.next_timestamp() == math.inf for queue in self.queues)
 
 
-class _Busy(Exception):
-    """Data came for a node whose generator still runs."""
-
-
 class GraphInstance:
     """One run of a graph: of a unary request, or of a stream for its whole life."""
 
-    def __init__(self, graph: Graph, emit: Callable[[int, Tensor], None]) -> None:
-        """`emit` gets each packet that leaves the graph: its timestamp and its tensor."""
+    def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._emit = emit
-        self._nodes = [_NodeState(node) for node in reversed(graph.nodes)]  # in the order of their turns
+        in_turn = reversed(graph.config.order)
+        self._nodes = [_NodeState(graph.nodes[position]) for position in in_turn]
         self._consumers: dict[str, list[_InputQueue]] = {name: [] for name in graph.config.inputs}
-        self._bounds: dict[str, float] = dict.fromkeys(graph.config.inputs, -math.inf)
+        self._bounds: dict[str, float] = dict.fromkeys(graph.config.inputs, MIN_TIMESTAMP)
         for state in self._nodes:
             for stream in state.config.outputs:
                 self._consumers.setdefault(stream.name, [])
-                self._bounds[stream.name] = -math.inf
+                self._bounds[stream.name] = MIN_TIMESTAMP
         for state in self._nodes:
             for stream, queue in zip(state.config.inputs, state.queues, strict=True):
                 self._consumers[stream.name].append(queue)
         self._packets = 0
         self.inputs_closed = False
 
-    def add_input(self, tensor: Tensor, timestamp: int) -> None:
+    def add_input(self, packet: Packet) -> None:
         """Put a packet on a stream of the graph. Timestamps of a stream must grow.
 
         Raises:
-            ValueError: this one does not.
+            TimestampMismatch: this one does not; the instance can only be closed then.
         """
-        self._add(tensor.name, timestamp, tensor)
+        if packet.timestamp < self._bounds[packet.stream]:
+            raise TimestampMismatch(packet.stream, self._bounds[packet.stream], packet.timestamp)
+        self._add(packet)
 
     def close_inputs(self) -> None:
         """Say that no more packets come from outside."""
@@ -141,8 +182,8 @@ class GraphInstance:
         for name in self._graph.config.inputs:
             self._close_stream(name)
 
-    def step(self) -> bool:
-        """Run the node whose turn it is, once. False: nothing is ready.
+    def step(self) -> list[Packet] | None:
+        """Run the node whose turn it is, once; the packets that leave the graph. None: nothing is ready.
 
         Raises:
             ExecutionFailed: the node failed; the instance can only be closed then.
@@ -151,86 +192,57 @@ class GraphInstance:
             if ready := state.ready():
                 self._nodes.remove(state)
                 self._nodes.append(state)
-                self._process(state, *ready)
-                return True
+                return self._process(state, *ready)
             if not state.closed and state.exhausted():
                 state.closed = True
                 for stream in state.config.outputs:
                     self._close_stream(stream.name)
-                return True
-        return False
+                return []
+        return None
 
     def close(self) -> None:
-        """Close the generators that still run, so that their `finally` blocks do."""
+        """Let go of what the nodes have under way, so that the `finally` blocks of generators run."""
         for state in self._nodes:
-            generator, state.generator = state.generator, None
-            close = getattr(generator, "close", None)
-            if close:
-                try:
-                    close()
-                except BaseException as error:
-                    _log_failure(state.config.name, error)
+            try:
+                state.run.close()
+            except BaseException as error:
+                _log.error("node %s failed while it was closed: %s", state.config.name, describe(error))
             for queue in state.queues:
                 queue.packets.clear()
 
-    def _process(self, state: _NodeState, timestamp: int, positions: tuple[int, ...]) -> None:
+    def _process(self, state: _NodeState, timestamp: int, positions: tuple[int, ...]) -> list[Packet]:
         tensors = state.take(timestamp, positions)
         try:
-            if state.generator is None:
-                state.next_timestamp = timestamp
-                result = state.node.execute(tensors)
-                if isinstance(result, list):
-                    self._add_outputs(state, result)
-                else:
-                    state.generator = result
-                    self._advance(state)
-            elif tensors:
-                raise _Busy
-            else:
-                self._advance(state)
-        except _Busy:
+            packets = state.run.process(timestamp, tensors)
+            for packet in packets:
+                self._check_output(packet)
+        except NodeBusy:
             details = "Node is already processing data. Create new stream for another request."
             raise _failure(state.config.name, "RESOURCE_EXHAUSTED", details) from None
         except BaseException as error:  # a node that raises SystemExit or the like has failed too
-            _log_failure(state.config.name, error)
+            _log.debug("node %s failed: %s", state.config.name, describe(error), exc_info=error)
             details = f"Error occurred during graph execution: {describe(error)}"
             raise _failure(state.config.name, "INTERNAL", details) from error
+        for packet in packets:
+            self._add(packet)
+        outputs = self._graph.config.outputs
+        return [packet for packet in packets if packet.stream in outputs]
 
-    def _advance(self, state: _NodeState) -> None:
-        try:
-            outputs = next(state.generator)
-        except StopIteration:
-            state.generator = None
-            return
-        self._add_outputs(state, state.node.check_outputs(outputs))
-        state.next_timestamp += 1
-        self._add(_loopback(state.config), state.next_timestamp, None)
+    def _check_output(self, packet: Packet) -> None:
+        name, timestamp, tensor = packet
+        if not self._bounds[name] <= timestamp <= MAX_TIMESTAMP:
+            lowest = self._bounds[name]
+            raise ValueError(f"timestamp mismatch on the stream {name!r}: expected {lowest} or more, got {timestamp}")
+        if name in self._graph.config.outputs and not tensor.data.c_contiguous:
+            raise ValueError(f"the buffer of {name!r} is not contiguous: the client would get it scrambled")
 
-    def _add_outputs(self, state: _NodeState, outputs: list[Tensor]) -> None:
-        if len(outputs) > 1:
-            by_name = {tensor.name: tensor for tensor in outputs}
-            outputs = [by_name[stream.name] for stream in state.config.outputs if stream.name in by_name]
-        for tensor in outputs:
-            if tensor.name in self._graph.config.outputs and not tensor.data.c_contiguous:
-                raise ValueError(f"the buffer of {tensor.name!r} is not contiguous: the client would get it scrambled")
-            self._check_timestamp(tensor.name, state.next_timestamp)
-        for tensor in outputs:
-            self._add(tensor.name, state.next_timestamp, tensor)
-
-    def _add(self, name: str, timestamp: int, tensor: Tensor | None) -> None:
-        self._check_timestamp(name, timestamp)
+    def _add(self, packet: Packet) -> None:
+        name, timestamp, tensor = packet
         self._bounds[name] = timestamp + 1
-        if tensor is not None and name in self._graph.config.outputs:
-            self._emit(timestamp, tensor)
         self._packets += 1
         for queue in self._consumers[name]:
-            queue.packets.append(Packet(timestamp, self._packets, tensor))
+            queue.packets.append(_Waiting(timestamp, self._packets, tensor))
             queue.bound = timestamp + 1
-
-    def _check_timestamp(self, name: str, timestamp: int) -> None:
-        lowest = max(self._bounds[name], MIN_TIMESTAMP)
-        if not lowest <= timestamp <= MAX_TIMESTAMP:
-            raise ValueError(f"timestamp mismatch on the stream {name!r}: expected {lowest} or more, got {timestamp}")
 
     def _close_stream(self, name: str) -> None:
         self._bounds[name] = math.inf
@@ -238,16 +250,7 @@ class GraphInstance:
             queue.bound = math.inf
 
 
-def _loopback(config: NodeConfig) -> str:
-    return next(stream.name for stream in config.outputs if stream.tag == LOOPBACK)
-
-
 def _failure(node: str, code: str, details: str) -> ExecutionFailed:
     return ExecutionFailed(
         f'{code}: CalculatorGraph::Run() failed: \nCalculator::Process() for node "{node}" failed: {details}'
     )
-
-
-def _log_failure(node: str, error: BaseException) -> None:
-    _log.error("node %s failed: %s", node, describe(error))
-    _log.debug("traceback of node %s", node, exc_info=error)

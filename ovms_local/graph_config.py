@@ -14,6 +14,7 @@ _OPTIONS = "mediapipe.PythonExecutorCalculatorOptions"
 _GRAPH_TAG = "OVMS_PY_TENSOR"
 _RESOURCES_TAG, _RESOURCES_NAME = "PYTHON_NODE_RESOURCES", "py"
 _HANDLERS = ("DefaultInputStreamHandler", "ImmediateInputStreamHandler", "SyncSetInputStreamHandler")
+_POOL_SIZE = re.compile(r"(?:^|\n)\s*#\s*OVMS_GRAPH_QUEUE_MAX_SIZE\s*:\s*(\S+)\s*(?:\r?\n|$)")
 _DESCRIPTORS = Path(__file__).with_name("mediapipe_graph.desc")
 
 
@@ -31,7 +32,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """A Python node; its inputs and outputs are sorted by tag.
+    """A Python node; its inputs and outputs are sorted by tag, their names in the order of the file.
 
     `sync_sets` are the sets of inputs (indexes into `inputs`) that are waited for together. With `immediate`, each
     input is a set of its own, and those that have a packet at the same timestamp are handed over at once.
@@ -41,6 +42,8 @@ class NodeConfig:
     handler_path: str
     inputs: tuple[Stream, ...]
     outputs: tuple[Stream, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
     sync_sets: tuple[tuple[int, ...], ...]
     immediate: bool
 
@@ -52,11 +55,18 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class GraphConfig:
-    """Names of the graph's own streams, sorted, and its nodes, each after those it gets packets from."""
+    """A graph of Python nodes.
+
+    `inputs` and `outputs` are the names of its own streams, sorted; `nodes` are in the order of the file, and `order`
+    holds their positions so that each comes after those it gets packets from. With `pooled`, the graph asks for
+    instances that are made before there is a request.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[NodeConfig, ...]
+    order: tuple[int, ...]
+    pooled: bool
 
 
 def read_graph_config(path: Path) -> GraphConfig:
@@ -69,7 +79,7 @@ def read_graph_config(path: Path) -> GraphConfig:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # a ValueError: no UTF-8, or a path that no file can have
         raise GraphConfigError(f"can't read the graph {path}: {getattr(error, 'strerror', None) or error}") from error
-    return _build(_parse(text, path))
+    return _build(_parse(text, path), _pool_size(text))
 
 
 @cache
@@ -101,7 +111,21 @@ def _refuse_other_calculators(calculators: list[str]) -> None:
             raise GraphConfigError(f"calculator {calculator!r} is not supported: only {_CALCULATOR} is")
 
 
-def _build(graph: Message) -> GraphConfig:
+def _pool_size(text: str) -> int:
+    """What the comment `# OVMS_GRAPH_QUEUE_MAX_SIZE: N` asks for."""
+    match = _POOL_SIZE.search(text)
+    if not match:
+        return 0
+    if match[1] == "AUTO":
+        return 1
+    if not re.fullmatch(r"[0-9]{1,9}", match[1]):
+        raise GraphConfigError(
+            f"OVMS_GRAPH_QUEUE_MAX_SIZE is {match[1]!r}: 0 (no pool), the number of graphs in it or AUTO is expected"
+        )
+    return int(match[1])
+
+
+def _build(graph: Message, pool_size: int) -> GraphConfig:
     _refuse_other_calculators([node.calculator for node in graph.node])
     if not graph.node:
         raise GraphConfigError("the graph has no nodes")
@@ -109,10 +133,12 @@ def _build(graph: Message) -> GraphConfig:
     names = [node.name for node in nodes]
     if twice := _first_repeated(names):
         raise GraphConfigError(f"the node name {twice!r} is used twice")
-    config = GraphConfig(_graph_streams(graph.input_stream), _graph_streams(graph.output_stream), tuple(nodes))
-    _check_connections(config)
+    if pool_size and any(node.has_loopback for node in nodes):
+        raise GraphConfigError(f"a graph with {LOOPBACK} can't have a pool: take OVMS_GRAPH_QUEUE_MAX_SIZE out")
+    inputs, outputs = _graph_streams(graph.input_stream), _graph_streams(graph.output_stream)
+    _check_connections(inputs, outputs, nodes)
     back_edges = {(node.name, _stream(text).name) for node in graph.node for text in _back_edge_streams(node)}
-    return GraphConfig(config.inputs, config.outputs, _sort(config, back_edges))
+    return GraphConfig(inputs, outputs, tuple(nodes), _order(inputs, nodes, back_edges), pooled=pool_size > 0)
 
 
 def _stream(text: str) -> Stream:
@@ -147,8 +173,9 @@ def _build_node(node: Message, graph_handler: Message) -> NodeConfig:
     if not node.name:
         raise GraphConfigError(f"a {_CALCULATOR} has no name")
     where = f"the node {node.name!r}"
-    inputs = tuple(sorted(_streams(node.input_stream, f"input_stream of {where}"), key=lambda stream: stream.tag))
-    outputs = tuple(sorted(_streams(node.output_stream, f"output_stream of {where}"), key=lambda stream: stream.tag))
+    listed = _streams(node.input_stream, f"input_stream of {where}")
+    listed_outputs = _streams(node.output_stream, f"output_stream of {where}")
+    inputs, outputs = _by_tag(listed), _by_tag(listed_outputs)
     if Stream(_RESOURCES_TAG, _RESOURCES_NAME) not in map(_stream, node.input_side_packet):
         raise GraphConfigError(f'{where} has no input_side_packet: "{_RESOURCES_TAG}:{_RESOURCES_NAME}"')
     _check_loopback(node, inputs, outputs, where)
@@ -156,9 +183,18 @@ def _build_node(node: Message, graph_handler: Message) -> NodeConfig:
     if handler.input_stream_handler not in _HANDLERS:
         raise GraphConfigError(f"{where}: the input stream handler {handler.input_stream_handler!r} is not supported")
     return NodeConfig(
-        node.name, _handler_path(node, where), inputs, outputs, _sync_sets(handler, inputs, where),
+        node.name, _handler_path(node, where), inputs, outputs, _names(listed), _names(listed_outputs),
+        _sync_sets(handler, inputs, where),
         immediate=handler.input_stream_handler == "ImmediateInputStreamHandler",
     )  # fmt: skip
+
+
+def _by_tag(streams: tuple[Stream, ...]) -> tuple[Stream, ...]:
+    return tuple(sorted(streams, key=lambda stream: stream.tag))
+
+
+def _names(streams: tuple[Stream, ...]) -> tuple[str, ...]:
+    return tuple(stream.name for stream in streams)
 
 
 def _handler_path(node: Message, where: str) -> str:
@@ -219,27 +255,28 @@ def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tupl
     return tuple(sets) + ((rest,) if rest else ())
 
 
-def _check_connections(config: GraphConfig) -> None:
-    produced = [*config.inputs, *(stream.name for node in config.nodes for stream in node.outputs)]
+def _check_connections(inputs: tuple[str, ...], outputs: tuple[str, ...], nodes: list[NodeConfig]) -> None:
+    produced = [*inputs, *(name for node in nodes for name in node.output_names)]
     if twice := _first_repeated(produced):
         raise GraphConfigError(f"the stream {twice!r} has two sources")
-    wanted = [*config.outputs, *(stream.name for node in config.nodes for stream in node.inputs)]
-    for name in wanted:
+    for name in (*outputs, *(name for node in nodes for name in node.input_names)):
         if name not in produced:
             raise GraphConfigError(f"the stream {name!r} has no source")
 
 
-def _sort(config: GraphConfig, back_edges: set[tuple[str, str]]) -> tuple[NodeConfig, ...]:
-    known = set(config.inputs)
-    waiting, ordered = list(config.nodes), []
+def _order(inputs: tuple[str, ...], nodes: list[NodeConfig], back_edges: set[tuple[str, str]]) -> tuple[int, ...]:
+    """The positions of the nodes, each behind those it gets packets from."""
+    known = set(inputs)
+    waiting, ordered = list(range(len(nodes))), []
     while waiting:
-        for node in waiting:
-            if all(stream.name in known or (node.name, stream.name) in back_edges for stream in node.inputs):
+        for position in waiting:
+            node = nodes[position]
+            if all(name in known or (node.name, name) in back_edges for name in node.input_names):
                 break
         else:
-            names = ", ".join(repr(node.name) for node in waiting)
+            names = ", ".join(repr(nodes[position].name) for position in waiting)
             raise GraphConfigError(f"the nodes {names} form a cycle without a back_edge")
-        waiting.remove(node)
-        ordered.append(node)
-        known.update(stream.name for stream in node.outputs)
+        waiting.remove(position)
+        ordered.append(position)
+        known.update(node.output_names)
     return tuple(ordered)

@@ -1,17 +1,17 @@
 """A graph instance at work for a gRPC stream: between the event loop, which the client talks to, and worker threads."""
 
 import asyncio
-import itertools
+import enum
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
 
-from ovms_local.errors import ServingError, describe
-from ovms_local.graph import Graph, GraphInstance
-from ovms_local.pyovms import Tensor
+from ovms_local.errors import ServingError, TimestampMismatch, describe
+from ovms_local.graph import Graph, GraphInstance, Packet
+from ovms_local.infer_response import InferResponse, OutputTensor
+from ovms_local.metrics import GraphMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -21,96 +21,105 @@ _MAX_WAITING_OUTPUT_BYTES = 1 << 20
 _MAX_WAITING_INPUTS = 100
 
 
+class _State(enum.Enum):
+    """What has to happen next."""
+
+    WORKING = "a worker steps the instance, or is about to"
+    IDLE = "the client has to send something"
+    FULL = "the client has to read what is there"
+    FAILED = "the client has to move, and is then told of the failure"
+    OVER = "the client has to read what is left"
+
+
+class _Client(enum.Enum):
+    """What the client may still do."""
+
+    SENDING = "send requests"
+    LISTENING = "read: its side is closed"
+    GONE = "nothing"
+
+
 class GraphStream:
     """Runs a graph instance on a worker thread while there is something to run, and on none otherwise.
 
-    The public methods are for the event loop's thread. Iterating gives what the graph puts out, until its inputs are
-    closed and nothing is left to do.
+    Iterating gives what the graph puts out, and the texts of errors, until its inputs are closed and nothing is left to
+    do. That, `writable` and `report` are for the event loop's thread; the other methods for any.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        workers: Executor,
-        convert: Callable[[int, Tensor], tuple[Any, int]],
-        on_end: Callable[[bool], None],
-    ) -> None:
-        """Make an instance of the graph.
-
-        Args:
-            graph: the graph.
-            workers: where threads come from.
-            convert: makes an output, and its size in bytes, of a timestamp and a tensor; called on a worker.
-            on_end: called on a worker when the instance is gone, with whether it failed.
-        """
-        self._instance = GraphInstance(graph, self._emit)
+    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[], None]) -> None:
+        """Make an instance of the graph. `on_end` is called on a worker when the instance is gone."""
+        self._name = graph.name
+        self._instance = GraphInstance(graph)
         self._workers = workers
-        self._convert = convert
+        self._metrics = metrics
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._waiting = False
-        # Guards what follows. `_working` says that a worker thread has the instance, or is about to have it.
+        self._waiting = False  # somebody waits for the event
+        # The lock guards what follows.
         self._lock = threading.Lock()
-        self._working = False
-        self._inputs: deque[list[tuple[Tensor, int]]] = deque()
-        self._inputs_closed = False
-        self._outputs: deque[tuple[Any, int]] = deque()
+        self._state = _State.IDLE
+        self._client = _Client.SENDING
+        self._inputs: deque[list[Packet] | str] = deque()
+        self._outputs: deque[InferResponse | str] = deque()
         self._output_bytes = 0
-        self._throttled = False
-        self._over = False
-        self._cancelled = False
         self._failure: ServingError | None = None
-        self._failure_seen = False
 
-    async def put(self, packets: list[tuple[Tensor, int]]) -> None:
-        """Hand packets, tensors with their timestamps, to the graph; waits while too many wait already."""
-        await self._until(lambda: len(self._inputs) < _MAX_WAITING_INPUTS or self._over)
-        self._inputs.append(packets)
+    async def writable(self) -> None:
+        """Wait while too much of what the client sent waits already."""
+        await self._until(lambda: len(self._inputs) < _MAX_WAITING_INPUTS or self._state is _State.OVER)
+
+    def put(self, *items: list[Packet] | str) -> None:
+        """Hand packets to the graph; a text goes to the client when the graph has taken the packets before it."""
+        with self._lock:
+            self._inputs.extend(items)
         self._client_moved()
 
-    async def report(self, output: Any) -> None:
+    async def report(self, text: str) -> None:
         """Send the client something that does not come from the graph."""
-        await self._until(lambda: len(self._outputs) < _MAX_WAITING_OUTPUTS or self._over)
+        await self._until(lambda: len(self._outputs) < _MAX_WAITING_OUTPUTS or self._state is _State.OVER)
         with self._lock:
-            self._outputs.append((output, 0))
-            self._failure_seen |= self._over
+            self._outputs.append(text)
+            if self._state is _State.FAILED:
+                self._state = _State.OVER
         self._event.set()
 
     def close_inputs(self) -> None:
         """Say that no more packets come: the graph ends when it has nothing left to do."""
-        self._inputs_closed = True
+        if self._client is _Client.SENDING:
+            self._client = _Client.LISTENING
         self._client_moved()
 
     def cancel(self) -> None:
         """End the graph after the call of a node that is under way; what it has put out is dropped."""
-        self._cancelled = True
-        self._start_work()
+        self._client = _Client.GONE
+        self._client_moved()
 
     def __aiter__(self) -> "GraphStream":
         return self
 
-    async def __anext__(self) -> Any:
-        """The next output.
+    async def __anext__(self) -> InferResponse | str:
+        """The next response, or the text of an error.
 
         Raises:
             ServingError: the graph failed. As in the real server, this is told when the client has sent something
                 after the failure, or has closed its side; until then the stream just stays silent.
         """
         if not self._outputs:
-            await self._until(lambda: self._outputs or (self._over and (self._failure is None or self._failure_seen)))
+            await self._until(lambda: self._outputs or self._state is _State.OVER)
         if not self._outputs:
             if self._failure:
                 raise self._failure
             raise StopAsyncIteration
         with self._lock:
-            output, size = self._outputs.popleft()
-            self._output_bytes -= size
+            output = self._outputs.popleft()
+            self._output_bytes -= _size(output)
             # Most of the room is free again before the worker is called back, so that it is not called for each output.
-            resume = self._throttled and not self._is_full(8)
-            self._throttled &= not resume
+            resume = self._state is _State.FULL and not self._is_full(8)
+            if resume:
+                self._state = _State.WORKING
         if resume:
-            self._start_work()
+            self._workers.submit(self._work)
         return output
 
     async def _until(self, condition: Callable[[], object]) -> None:
@@ -127,55 +136,18 @@ class GraphStream:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def _client_moved(self) -> None:
+        """Have a worker see what the client has done, or the client told what it waits for."""
         with self._lock:
-            if self._over:
-                self._failure_seen = True
-                self._event.set()
-        self._start_work()
-
-    def _start_work(self) -> None:
-        with self._lock:
-            if self._working or self._over:
-                return
-            self._working = True
-        self._workers.submit(self._work)
-
-    # On a worker thread from here on.
-
-    def _work(self) -> None:
-        progressed = True
-        try:
-            while self._may_continue(progressed):
-                progressed = self._instance.step()
-        except ServingError as error:
-            self._end(error)
-        except Exception as error:
-            _log.error("stream failed: %s", describe(error), exc_info=True)
-            self._end(ServingError("Internal server error"))
-
-    def _may_continue(self, progressed: bool) -> bool:
-        """Give the instance what came meanwhile; False where the worker has to leave it."""
-        with self._lock:
-            if not self._cancelled:
-                if self._is_full():
-                    self._throttled = True
-                    self._working = False
-                    return False
-                packets = [self._inputs.popleft() for _ in range(len(self._inputs))]
-                closing = self._inputs_closed and not self._instance.inputs_closed
-                if not (progressed or packets or self._inputs_closed):
-                    self._working = False
-                    return False
-        if self._cancelled or not (progressed or packets or closing):
-            self._end(None)
-            return False
-        for tensor, timestamp in itertools.chain(*packets):
-            self._instance.add_input(tensor, timestamp)
-        if closing:
-            self._instance.close_inputs()
-        if packets:
+            found = self._state
+            if found is _State.IDLE or (found is _State.FULL and self._client is _Client.GONE):
+                self._state = _State.WORKING
+            elif found is _State.FAILED:
+                self._state = _State.OVER
+            changed = self._state is not found
+        if changed and found is _State.FAILED:
             self._notify()
-        return True
+        elif changed:
+            self._workers.submit(self._work)
 
     def _is_full(self, divisor: int = 1) -> bool:
         return (
@@ -183,18 +155,78 @@ class GraphStream:
             or self._output_bytes >= _MAX_WAITING_OUTPUT_BYTES // divisor
         )
 
-    def _end(self, failure: ServingError | None) -> None:
-        self._instance.close()
-        self._on_end(failure is not None)
+    # On a worker thread from here on.
+
+    def _work(self) -> None:
+        """Step the instance until the client has to do something, or nothing is left to do."""
+        ready = True
+        try:
+            while self._has_work(ready):
+                self._take_input()
+                packets = self._instance.step()
+                ready = packets is not None
+                if packets:
+                    self._deliver(packets)
+        except ServingError as error:
+            self._end(error)
+        except Exception as error:
+            _log.error("stream failed: %s", describe(error), exc_info=True)
+            self._end(ServingError("Internal server error"))
+
+    def _has_work(self, ready: bool) -> bool:
+        """Whether to step on. `ready`: a node may be."""
         with self._lock:
-            self._failure = failure
-            self._failure_seen = self._inputs_closed or bool(self._inputs)
-            self._over = True
+            closing = self._client is _Client.LISTENING and not self._instance.inputs_closed
+            if self._client is not _Client.GONE:
+                if self._is_full():
+                    self._state = _State.FULL
+                    return False
+                if ready or self._inputs or closing:
+                    return True
+                if self._client is _Client.SENDING:
+                    self._state = _State.IDLE
+                    return False
+        self._end(None)
+        return False
+
+    def _take_input(self) -> None:
+        """Give the instance the next of what the client sent, or tell it that nothing more comes."""
+        if self._inputs:
+            item = self._inputs.popleft()
+            if len(self._inputs) == _MAX_WAITING_INPUTS - 1:
+                self._notify()
+            if isinstance(item, str):
+                self._append([item])
+            else:
+                for packet in item:
+                    self._instance.add_input(packet)
+        elif self._client is _Client.LISTENING and not self._instance.inputs_closed:
+            self._instance.close_inputs()
+
+    def _deliver(self, packets: list[Packet]) -> None:
+        self._metrics.responses.inc(len(packets))
+        self._append(
+            [InferResponse(self._name, "", packet.timestamp, (OutputTensor.read(packet.tensor),)) for packet in packets]
+        )
+
+    def _append(self, outputs: list[InferResponse | str]) -> None:
+        with self._lock:
+            self._outputs.extend(outputs)
+            self._output_bytes += sum(map(_size, outputs))
         self._notify()
 
-    def _emit(self, timestamp: int, tensor: Tensor) -> None:
-        output, size = self._convert(timestamp, tensor)
+    def _end(self, failure: ServingError | None) -> None:
+        self._instance.close()
+        if failure:
+            self._metrics.errors.inc()
+        self._on_end()
         with self._lock:
-            self._outputs.append((output, size))
-            self._output_bytes += size
+            self._failure = failure
+            moved = self._client is not _Client.SENDING or self._inputs
+            told = failure is None or moved or isinstance(failure, TimestampMismatch)
+            self._state = _State.OVER if told else _State.FAILED
         self._notify()
+
+
+def _size(output: InferResponse | str) -> int:
+    return 0 if isinstance(output, str) else len(output.outputs[0].data)

@@ -1,20 +1,15 @@
 """Between KServe's protobuf messages and the data plane's values."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
 from ovms_local.errors import InvalidRequest
-from ovms_local.kserve import (
-    PLATFORM,
-    TIMESTAMP_PARAMETER,
-    VERSION,
-    InferRequest,
-    InferResponse,
-    InputTensor,
-    ModelMetadata,
-)
+from ovms_local.infer_request import TIMESTAMP_PARAMETER, InferRequest, Input, InputTensor
+from ovms_local.infer_response import VERSION, InferResponse
+from ovms_local.kserve import PLATFORM, ModelMetadata
 from ovms_local.packing import pack_bytes
 
 # Datatype -> the field of InferTensorContents with its elements, and what the tensor holds.
@@ -25,32 +20,18 @@ _CONTENTS = {
     "UINT64": ("uint64_contents", np.uint64), "FP32": ("fp32_contents", np.float32),
     "FP64": ("fp64_contents", np.float64),
 }  # fmt: skip
+_PARAMETERS = {"string_param", "int64_param", "bool_param"}
 
 
 def decode_request(message: pb.ModelInferRequest) -> InferRequest:
-    """Raises InvalidRequest where the message contradicts itself."""
-    raw = message.raw_input_contents
-    if raw:
-        if any(tensor.HasField("contents") for tensor in message.inputs):
-            raise InvalidRequest("Invalid message structure - both contents and raw_input_contents are used")
-        if len(raw) != len(message.inputs):
-            raise InvalidRequest(
-                f"Invalid message structure - Size of raw_input_contents: {len(raw)} is different than "
-                f"number of inputs: {len(message.inputs)}"
-            )
-        contents = list(raw)
-    else:
-        contents = [_typed_contents(tensor) for tensor in message.inputs]
-    inputs = tuple(
-        InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
-        for tensor, data in zip(message.inputs, contents, strict=True)
-    )
-    return InferRequest(message.model_name, inputs, message.id, _timestamp(message))
+    """The request that a message holds; what is wrong with an input is told when it is read."""
+    parameters = {name: _parameter(value) for name, value in message.parameters.items()} if message.parameters else {}
+    return InferRequest(message.model_name, _inputs(message), message.id, message.model_version, parameters)
 
 
 def encode_response(response: InferResponse) -> pb.ModelInferResponse:
     """With the data in raw_output_contents and the timestamp among the parameters."""
-    message = pb.ModelInferResponse(model_name=response.model_name, id=response.id)
+    message = pb.ModelInferResponse(model_name=response.model_name, model_version=VERSION, id=response.id)
     message.parameters[TIMESTAMP_PARAMETER].int64_param = response.timestamp
     for output in response.outputs:
         message.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
@@ -75,31 +56,74 @@ def encode_metadata(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
     return message
 
 
-def _typed_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> bytes:
-    if tensor.datatype == "BYTES":
-        return pack_bytes(tensor.contents.bytes_contents)
-    if tensor.datatype not in _CONTENTS:
-        raise InvalidRequest(
-            "Invalid input precision - Provided datatype is invalid, custom datatypes are allowed only when "
-            f"raw_input_contents is used; input name: {tensor.name}, datatype: {tensor.datatype}"
-        )
-    field, dtype = _CONTENTS[tensor.datatype]
-    values = getattr(tensor.contents, field)
-    expected = math.prod(tensor.shape)
-    if len(values) != expected and all(dimension >= 0 for dimension in tensor.shape):
-        raise InvalidRequest(
-            f"Invalid number of values in tensor proto container - Expected: {expected} values; "
-            f"Actual: {len(values)} values; input name: {tensor.name}"
-        )
-    # Through an array of the field's own type, since an element too large for the tensor's type wraps.
-    wide = {"int_contents": np.int32, "uint_contents": np.uint32}.get(field, dtype)
-    return np.fromiter(values, wide, len(values)).astype(dtype).tobytes()
+def _parameter(parameter: pb.InferParameter) -> str | int | bool | None:
+    choice = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, choice) if choice in _PARAMETERS else None
 
 
-def _timestamp(message: pb.ModelInferRequest) -> int | None:
-    if TIMESTAMP_PARAMETER not in message.parameters:
-        return None
-    parameter = message.parameters[TIMESTAMP_PARAMETER]
-    if parameter.WhichOneof("parameter_choice") != "int64_param":
-        raise InvalidRequest(f"Invalid timestamp format in request parameter {TIMESTAMP_PARAMETER}. Should be int64")
-    return parameter.int64_param
+def _inputs(message: pb.ModelInferRequest) -> Iterator[Input]:
+    raw = message.raw_input_contents
+    if not raw:
+        yield from map(_TypedInput, message.inputs)
+        return
+    if len(raw) != len(message.inputs):
+        raise _both_contents(
+            f"Size of raw_input_contents: {len(raw)} is different than number of inputs: {len(message.inputs)}"
+        )
+    for tensor in message.inputs:
+        if tensor.HasField("contents"):
+            raise _both_contents(f"Detected buffer in InferInputTensor contents for input: {tensor.name}")
+    for tensor, data in zip(message.inputs, raw, strict=True):
+        yield InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
+
+
+def _both_contents(details: str) -> InvalidRequest:
+    return InvalidRequest(
+        "Passing buffers both in ModelInferRequest::InferInputTensor::contents and in "
+        f"ModelInferRequest::raw_input_contents is not allowed - {details}"
+    )
+
+
+class _TypedInput:
+    """An input whose elements are typed contents: bytes are made of them when the data is read."""
+
+    __slots__ = ("_tensor", "shape")
+
+    def __init__(self, tensor: pb.ModelInferRequest.InferInputTensor) -> None:
+        self._tensor = tensor
+        self.shape = tuple(tensor.shape)
+
+    @property
+    def name(self) -> str:
+        return self._tensor.name
+
+    @property
+    def datatype(self) -> str:
+        return self._tensor.datatype
+
+    @property
+    def data(self) -> bytes:
+        tensor = self._tensor
+        if tensor.datatype == "BYTES":
+            return pack_bytes(tensor.contents.bytes_contents)
+        if tensor.datatype not in _CONTENTS:
+            raise InvalidRequest(
+                "Invalid input precision - Provided datatype is invalid, custom datatypes are allowed only when "
+                f"raw_input_contents is used; input name: {tensor.name}, datatype: {tensor.datatype}"
+            )
+        field, dtype = _CONTENTS[tensor.datatype]
+        values = getattr(tensor.contents, field)
+        expected = math.prod(self.shape)
+        if len(values) != expected:
+            raise InvalidRequest(
+                f"Invalid number of values in tensor proto container - Expected: {expected} values; "
+                f"Actual: {len(values)} values; input name: {tensor.name}"
+            )
+        if not values:
+            raise InvalidRequest(
+                "Invalid content size of tensor proto - Input does not have proper size of input tensor contents "
+                f"field; input name: {tensor.name}: a shape with a zero needs raw_input_contents"
+            )
+        # Through an array of the field's own type, since an element too large for the tensor's type wraps.
+        wide = {"int_contents": np.int32, "uint_contents": np.uint32}.get(field, dtype)
+        return np.fromiter(values, wide, len(values)).astype(dtype).tobytes()

@@ -1,34 +1,37 @@
 """KServe v2 over gRPC: each method decodes, calls the data plane and encodes."""
-# ruff: noqa: ARG002 - the signatures are gRPC's
+# ruff: noqa: ARG002, N802 - the signatures are gRPC's
 
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local import grpc_codec
-from ovms_local.errors import ClientTooSlow, InvalidRequest, ServingError, describe
-from ovms_local.kserve import DataPlane, InferRequest, InferStream
+from ovms_local.errors import ClientTooSlow, ServerExhausted, ServingError, StreamNeverBegan, describe
+from ovms_local.infer_stream import InferStream
+from ovms_local.kserve import DataPlane
 from ovms_local.version import SERVER_NAME, server_version
 
 _log = logging.getLogger(__name__)
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 1 << 30),
-    ("grpc.max_send_message_length", -1),
+_OPTIONS = {
+    "grpc.max_receive_message_length": 1 << 30,
+    "grpc.max_send_message_length": -1,
     # Two servers on one port would share the clients; the second one is to fail instead.
-    ("grpc.so_reuseport", 0),
+    "grpc.so_reuseport": 0,
     # A client whose machine or network is gone says nothing: ask.
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-)
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.min_ping_interval_without_data_ms": 5_000,
+}
 
 
 # Seconds: a client that reads nothing for so long, though it is there, would keep its node busy for ever.
@@ -37,56 +40,81 @@ _WRITE_TIMEOUT = 60
 _LARGE = 1 << 18
 _MAX_DETAILS = 2048
 
+_Method = Callable[["GrpcService", Any, grpc.aio.ServicerContext], Awaitable[Message | None]]
 
-class GrpcService:
+
+def _call(method: _Method) -> _Method:
+    """One of the calls that the server has at once, with its errors told to the client as gRPC wants it."""
+
+    @functools.wraps(method)
+    async def call(self: "GrpcService", request: Any, context: grpc.aio.ServicerContext) -> Message | None:
+        self.calls += 1
+        try:
+            if self.max_calls is not None and self.calls > self.max_calls:
+                raise ServerExhausted
+            return await method(self, request, context)
+        except ServingError as error:
+            await context.abort(error.grpc_code, _details(error))
+        except Exception as error:
+            _log.error("%s failed: %s", method.__name__, describe(error), exc_info=True)
+            await context.abort(ServingError.grpc_code, "Internal server error")
+        finally:
+            self.calls -= 1
+
+    return call
+
+
+def _details(error: ServingError) -> str:
+    """The text for a status, cut to what fits: clients refuse a longer one, and the call then ends with their error."""
+    if error.grpc_code is grpc.StatusCode.UNKNOWN:
+        return "Unknown error"
+    details = str(error)
+    # A byte takes up to 3 on the wire ("%E2"), and 8 KiB is what every client takes.
+    start = details.encode()[:_MAX_DETAILS].decode(errors="ignore")
+    return details if start == details else f"{start}... (cut)"
+
+
+class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The methods of inference.GRPCInferenceService."""
 
-    def __init__(self, data_plane: DataPlane, workers: Executor) -> None:
+    def __init__(self, data_plane: DataPlane, workers: Executor, max_calls: int | None) -> None:
+        """`max_calls` calls and open streams at once, None for any number."""
         self._data_plane = data_plane
         self._workers = workers
+        self.max_calls = max_calls
+        self.calls = 0
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """What gRPC needs to call the methods."""
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        methods = {
-            "ServerLive": (unary, self._server_live, pb.ServerLiveRequest),
-            "ServerReady": (unary, self._server_ready, pb.ServerReadyRequest),
-            "ModelReady": (unary, self._model_ready, pb.ModelReadyRequest),
-            "ServerMetadata": (unary, self._server_metadata, pb.ServerMetadataRequest),
-            "ModelMetadata": (unary, self._model_metadata, pb.ModelMetadataRequest),
-            "ModelInfer": (unary, self._model_infer, pb.ModelInferRequest),
-            "ModelStreamInfer": (stream, self._model_stream_infer, pb.ModelInferRequest),
-        }
-        handlers = {
-            name: kind(_told(method), functools.partial(_parse, request), _serialize)
-            for name, (kind, method, request) in methods.items()
-        }
-        return grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers)
-
-    async def _server_live(self, request, context):
+    @_call
+    async def ServerLive(self, request, context):
         return pb.ServerLiveResponse(live=True)
 
-    async def _server_ready(self, request, context):
+    @_call
+    async def ServerReady(self, request, context):
         return pb.ServerReadyResponse(ready=self._data_plane.ready)
 
-    async def _model_ready(self, request, context):
-        return pb.ModelReadyResponse(ready=self._data_plane.model_ready(_valid(request).name))
+    @_call
+    async def ModelReady(self, request, context):
+        return pb.ModelReadyResponse(ready=self._data_plane.model_ready(request.name))
 
-    async def _server_metadata(self, request, context):
+    @_call
+    async def ServerMetadata(self, request, context):
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=server_version())
 
-    async def _model_metadata(self, request, context):
-        return grpc_codec.encode_metadata(self._data_plane.metadata(_valid(request).name))
+    @_call
+    async def ModelMetadata(self, request, context):
+        return grpc_codec.encode_metadata(self._data_plane.metadata(request.name))
 
-    async def _model_infer(self, request, context):
-        return await asyncio.get_running_loop().run_in_executor(self._workers, self._infer, _valid(request))
+    @_call
+    async def ModelInfer(self, request, context):
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._infer, request)
 
-    async def _model_stream_infer(self, requests, context):
-        first = await context.read()
-        if first is grpc.aio.EOF:
-            raise InvalidRequest("The stream was closed before its first request")
-        stream = self._data_plane.open_stream(_valid(first).model_name)
-        reader = asyncio.create_task(self._read(context, first, stream))
+    @_call
+    async def ModelStreamInfer(self, requests, context):
+        first = await _next_message(context)
+        if first is None:
+            raise StreamNeverBegan
+        stream = self._data_plane.open_stream(grpc_codec.decode_request(first))
+        reader = asyncio.create_task(_read(context, first, stream))
         try:
             async for output in stream:
                 async with asyncio.timeout(_WRITE_TIMEOUT):
@@ -99,82 +127,57 @@ class GrpcService:
             reader.cancel()
             stream.cancel()
 
-    def _infer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        decode = functools.partial(grpc_codec.decode_request, request)
-        return grpc_codec.encode_response(self._data_plane.infer(request.model_name, "gRPC", decode))
-
-    async def _read(
-        self, context: grpc.aio.ServicerContext, request: pb.ModelInferRequest, stream: InferStream
-    ) -> None:
-        where = "first request"
-        try:
-            while request is not grpc.aio.EOF:
-                try:
-                    await stream.send(await self._decode(_valid(request)))
-                except InvalidRequest as error:
-                    await stream.report(InvalidRequest(f"{error}; partial deserialization of {where}"))
-                request = await context.read()
-                where = "subsequent requests"
-        finally:
-            stream.half_close()
-
-    async def _decode(self, request: pb.ModelInferRequest) -> InferRequest:
-        if request.raw_input_contents or request.ByteSize() < _LARGE:
-            return grpc_codec.decode_request(request)
-        return await asyncio.get_running_loop().run_in_executor(self._workers, grpc_codec.decode_request, request)
+    def _infer(self, message: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        request = grpc_codec.decode_request(message)
+        return grpc_codec.encode_response(self._data_plane.infer(request, "gRPC"))
 
 
-def _parse(message_class: type[Message], data: bytes) -> Message | InvalidRequest:
-    """The message; or, since gRPC has no status for an exception here, the error for the method to raise."""
+async def _next_message(context: grpc.aio.ServicerContext) -> pb.ModelInferRequest | None:
+    """What the client of a stream sends next; None at the end of it, which what is no message is for gRPC too."""
     try:
-        return message_class.FromString(data)
+        message = await context.read()
     except DecodeError:
-        return InvalidRequest("The request is no valid protobuf message")
+        return None
+    return None if message is grpc.aio.EOF else message
 
 
-def _valid(request: Message | InvalidRequest) -> Message:
-    if isinstance(request, InvalidRequest):
-        raise request
-    return request
+async def _read(context: grpc.aio.ServicerContext, first: pb.ModelInferRequest, stream: InferStream) -> None:
+    message: pb.ModelInferRequest | None = first
+    try:
+        while message is not None:
+            large = not message.raw_input_contents and message.ByteSize() >= _LARGE
+            await stream.send(grpc_codec.decode_request(message), large)
+            message = await _next_message(context)
+    finally:
+        stream.half_close()
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+async def start_grpc_server(
+    data_plane: DataPlane,
+    workers: Executor,
+    targets: Sequence[str],
+    channel_arguments: Mapping[str, str | int],
+    max_threads: int | None,
+) -> grpc.aio.Server:
+    """Start to listen.
 
-
-def _told(method: Callable) -> Callable:
-    """The method, with its errors told to the client as gRPC wants it."""
-
-    async def call(request, context):
-        try:
-            return await method(request, context)
-        except ServingError as error:
-            await context.abort(error.grpc_code, _shorten(str(error)))
-        except Exception as error:
-            _log.error("%s failed: %s", method.__name__, describe(error), exc_info=True)
-            await context.abort(ServingError.grpc_code, "Internal server error")
-
-    return call
-
-
-def _shorten(details: str) -> str:
-    """What fits into a status: clients refuse larger ones, and the call then ends with an error of the client's."""
-    # A byte takes up to 3 on the wire ("%E2"), and 8 KiB is what every client takes.
-    start = details.encode()[:_MAX_DETAILS].decode(errors="ignore")
-    return details if start == details else f"{start}... (cut)"
-
-
-async def start_grpc_server(data_plane: DataPlane, workers: Executor, target: str) -> grpc.aio.Server:
-    """Start to listen on `target`, `address:port`.
+    Args:
+        data_plane: what answers.
+        workers: threads that nodes run on.
+        targets: where to listen, each `address:port`.
+        channel_arguments: gRPC's own options, over those that are set here.
+        max_threads: calls and open streams at once, None for any number.
 
     Raises:
-        OSError: it can't be listened on.
+        OSError: one of them can't be listened on.
     """
-    server = grpc.aio.server(options=_OPTIONS)
-    server.add_generic_rpc_handlers([GrpcService(data_plane, workers).handler()])
-    try:
-        server.add_insecure_port(target)
-    except RuntimeError as error:
-        raise OSError(f"can't listen on {target} for gRPC") from error
+    server = grpc.aio.server(options=tuple((_OPTIONS | dict(channel_arguments)).items()))
+    service = GrpcService(data_plane, workers, max_threads)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    for target in targets:
+        try:
+            server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise OSError(f"can't listen on {target} for gRPC") from error
     await server.start()
     return server

@@ -60,7 +60,7 @@ class _Attributes:
     @property
     def data(self) -> memoryview:
         """The buffer, read-only, with its own shape, strides and format."""
-        return self._view
+        return memoryview(self._view)
 
     @property
     def size(self) -> int:

@@ -1,17 +1,20 @@
-"""A Python node: the object of class OvmsPythonModel behind it, and what a call of it may give."""
+"""A Python node: the object of class OvmsPythonModel behind it, and its run within one instance of the graph."""
 
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ovms_local import pyovms
 from ovms_local.errors import describe
+from ovms_local.graph import NodeBusy, Packet
 from ovms_local.graph_config import LOOPBACK, NodeConfig
 
 _log = logging.getLogger(__name__)
+_END = object()
 
 
 class NodeLoadError(Exception):
@@ -28,77 +31,129 @@ class PythonNode:
             NodeLoadError: no such file, no such class, no `execute`, another module in the way, or an exception.
         """
         self.config = config
-        self._outputs = {stream.name for stream in config.outputs if stream.tag != LOOPBACK}
-        self._model = _load(config, base_path / config.handler_path)
+        handler = base_path / config.handler_path
+        try:
+            self.model = _model_class(handler)()
+            self._initialize(base_path)
+        except NodeLoadError:
+            raise
+        except BaseException as error:  # SystemExit, or a panic of a library written in Rust, say
+            _log.debug("traceback of node %s", config.name, exc_info=True)
+            raise NodeLoadError(f"{handler} failed: {describe(error)}") from error
 
-    def execute(self, inputs: list[pyovms.Tensor]) -> list[pyovms.Tensor] | Iterator:
-        """Call the model: a list of outputs, or an iterator over such lists when the node has LOOPBACK.
-
-        Raises:
-            TypeError, ValueError: what came back is no such thing. Also whatever the model raises.
-        """
-        result = self._model.execute(inputs)
-        if isinstance(result, list):
-            return self.check_outputs(result)
-        if not isinstance(result, Iterator):
-            raise TypeError(f"execute must return a list or be a generator, got {type(result).__name__}")
-        if not self.config.has_loopback:
-            raise ValueError("execute yielded, but LOOPBACK is not defined in the node")
-        return result
-
-    def check_outputs(self, outputs: object) -> list[pyovms.Tensor]:
-        """A list as it may be returned or yielded.
-
-        Raises:
-            TypeError, ValueError: no list, not of Tensors, an unknown output, or one output twice.
-        """
-        if not isinstance(outputs, list):
-            raise TypeError(f"outputs must be a list of Tensors, got {type(outputs).__name__}")
-        seen = set()
-        for tensor in outputs:
-            if not isinstance(tensor, pyovms.Tensor):
-                raise TypeError(f"outputs must be Tensors, got {type(tensor).__name__}")
-            if tensor.name not in self._outputs:
-                raise ValueError(f"{tensor.name!r} is not an output of the node")
-            if tensor.name in seen:
-                raise ValueError(f"the output {tensor.name!r} was given twice at one timestamp")
-            seen.add(tensor.name)
-        return outputs
+    def open(self) -> "PythonNodeRun":
+        """Start the node for one instance of its graph."""
+        return PythonNodeRun(self)
 
     def finalize(self) -> None:
         """Call the model's `finalize`, if it has one; an exception in it is logged and ignored."""
         try:
-            if hasattr(self._model, "finalize"):
-                self._model.finalize()
+            if hasattr(self.model, "finalize"):
+                self.model.finalize()
         except BaseException as error:
             _log.error("node %s: finalize failed: %s", self.config.name, describe(error))
 
+    def _initialize(self, base_path: Path) -> None:
+        if not hasattr(self.model, "initialize"):
+            return
+        arguments = {
+            "node_name": self.config.name,
+            "input_names": list(self.config.input_names),
+            "output_names": list(self.config.output_names),
+            # It ends in a slash where handler_path is a bare file name, which pathlib would take off.
+            "base_path": os.path.join(base_path, os.path.dirname(self.config.handler_path)),  # noqa: PTH118, PTH120
+        }
+        try:
+            self.model.initialize(arguments)
+        except BaseException:
+            self.finalize()
+            raise
 
-def _load(config: NodeConfig, handler: Path) -> object:
+
+class PythonNodeRun:
+    """A node within one instance of its graph: its generator, while one runs.
+
+    As in the real server, a tick first puts out the set that it has and then has the generator compute the next, and
+    what it has put out leaves when the tick is over: each set when the next one has been computed, the last when the
+    generator has returned.
+    """
+
+    __slots__ = ("_generator", "_loopback", "_model", "_outputs", "_set", "_timestamp")
+
+    def __init__(self, node: PythonNode) -> None:
+        self._model = node.model
+        names = {stream.tag: stream.name for stream in node.config.outputs}
+        self._loopback = names.pop(LOOPBACK, None)
+        self._outputs = tuple(names.values())
+        self._generator: Iterator | None = None
+        self._set: object = _END
+        self._timestamp = 0
+
+    def process(self, timestamp: int, tensors: list[pyovms.Tensor]) -> list[Packet]:
+        """Call `execute`, or go on with its generator.
+
+        Raises:
+            NodeBusy: there are tensors, and the generator of earlier ones is not done.
+            TypeError, ValueError: what the model gave is no list of its outputs. Also whatever the model raises.
+        """
+        if self._generator is None:
+            self._timestamp = timestamp
+            result = self._model.execute(tensors)
+            if isinstance(result, list):
+                return self._packets(result)
+            self._start(result)
+        elif tensors:
+            raise NodeBusy
+        if self._set is _END:
+            self._generator = None
+            return []
+        packets = self._packets(list(self._set))
+        self._timestamp += 1
+        packets.append(Packet(self._loopback, self._timestamp, None))
+        self._set = next(self._generator, _END)
+        return packets
+
+    def close(self) -> None:
+        """Close the generator, if one still runs, so that its `finally` blocks do."""
+        generator, self._generator = self._generator, None
+        close = getattr(generator, "close", None)
+        if close:
+            close()
+
+    def _start(self, result: object) -> None:
+        if not isinstance(result, Iterator):
+            raise TypeError(f"execute must return a list or be a generator, got {type(result).__name__}")
+        if self._loopback is None:
+            raise ValueError("execute yielded, but LOOPBACK is not defined in the node")
+        self._generator = result
+        self._set = next(result, _END)
+        if self._set is _END:
+            raise ValueError("execute is a generator that yielded nothing")
+
+    def _packets(self, tensors: list) -> list[Packet]:
+        """What to put out for a list of tensors, ordered by tag."""
+        packets = {}
+        for tensor in tensors:
+            if not isinstance(tensor, pyovms.Tensor):
+                raise TypeError(f"outputs must be Tensors, got {type(tensor).__name__}")
+            name = tensor.name
+            if name not in self._outputs:
+                raise ValueError(f"{name!r} is not an output of the node")
+            if name in packets:
+                raise ValueError(f"the output {name!r} was given twice at one timestamp")
+            packets[name] = Packet(name, self._timestamp, tensor)
+        return [packets[name] for name in self._outputs if name in packets]
+
+
+def _model_class(handler: Path) -> type:
     if not handler.is_file():
         raise NodeLoadError(f"the handler {handler} does not exist")
-    try:
-        module = _import(handler)
-        if not hasattr(module, "OvmsPythonModel"):
-            raise NodeLoadError(f"{handler} has no class OvmsPythonModel")
-        model = module.OvmsPythonModel()
-        if not callable(getattr(model, "execute", None)):
-            raise NodeLoadError(f"OvmsPythonModel in {handler} has no method execute")
-        if hasattr(model, "initialize"):
-            model.initialize(
-                {
-                    "node_name": config.name,
-                    "input_names": [stream.name for stream in config.inputs],
-                    "output_names": [stream.name for stream in config.outputs],
-                    "base_path": str(handler.parent),
-                }
-            )
-    except NodeLoadError:
-        raise
-    except BaseException as error:  # SystemExit, or a panic of a library written in Rust, say
-        _log.debug("traceback of node %s", config.name, exc_info=True)
-        raise NodeLoadError(f"{handler} failed: {describe(error)}") from error
-    return model
+    module = _import(handler)
+    if not hasattr(module, "OvmsPythonModel"):
+        raise NodeLoadError(f"{handler} has no class OvmsPythonModel")
+    if not callable(getattr(module.OvmsPythonModel, "execute", None)):
+        raise NodeLoadError(f"OvmsPythonModel in {handler} has no method execute")
+    return module.OvmsPythonModel
 
 
 def _import(handler: Path) -> object:

@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 
 from ovms_local.errors import InvalidRequest, NotJson
-from ovms_local.kserve import (
-    PLATFORM,
-    TIMESTAMP_PARAMETER,
-    VERSION,
-    InferRequest,
-    InferResponse,
-    InputTensor,
-    ModelMetadata,
-    OutputTensor,
-)
+from ovms_local.infer_request import TIMESTAMP_PARAMETER, InferRequest, InputTensor
+from ovms_local.infer_response import VERSION, InferResponse, OutputTensor
+from ovms_local.kserve import PLATFORM, ModelMetadata
 from ovms_local.packing import pack_bytes, unpack_bytes
 
 _MAX_DEPTH = 100
@@ -90,12 +83,7 @@ def decode_request(model_name: str, body: bytes, header_length: str | None) -> t
     _expect(_is_text(request_id), "Could not parse input content. id must be a string")
     parameters = _parameters(message)
     requested = RequestedOutputs(_binary_outputs(message), parameters.get("binary_data_output") is True)
-    timestamp = parameters.get(TIMESTAMP_PARAMETER)
-    _expect(
-        timestamp is None or type(timestamp) is int,
-        f"Invalid timestamp format in request parameter {TIMESTAMP_PARAMETER}. Should be int64",
-    )
-    return InferRequest(model_name, _inputs(message, binary), request_id, timestamp), requested
+    return InferRequest(model_name, _inputs(message, binary), request_id, parameters=parameters), requested
 
 
 def encode_response(response: InferResponse, requested: RequestedOutputs) -> tuple[bytes, int | None]:

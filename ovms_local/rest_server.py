@@ -25,7 +25,7 @@ from ovms_local.errors import (
     WrongMethod,
     describe,
 )
-from ovms_local.kserve import DataPlane, InferRequest
+from ovms_local.kserve import DataPlane
 from ovms_local.version import SERVER_NAME, server_version
 
 _log = logging.getLogger(__name__)
@@ -95,14 +95,8 @@ class RestApi:
         return await asyncio.get_running_loop().run_in_executor(self._workers, *work)
 
     def _infer(self, model_name: str, body: bytes, header_length: str | None) -> Response:
-        requested: rest_codec.RequestedOutputs
-
-        def decode() -> InferRequest:
-            nonlocal requested
-            request, requested = rest_codec.decode_request(model_name, body, header_length)
-            return request
-
-        response = self._data_plane.infer(model_name, "REST", decode)
+        request, requested = rest_codec.decode_request(model_name, body, header_length)
+        response = self._data_plane.infer(request, "REST")
         content, json_length = rest_codec.encode_response(response, requested)
         if json_length is None:
             return _json(content)

@@ -91,7 +91,7 @@ class Server:
             # Found out here, since gRPC's own answer does not say why it can't listen.
             _listen_tcp(settings.grpc_address, settings.grpc_port).close()
             target = f"{_bracketed(settings.grpc_address)}:{settings.grpc_port}"
-            self._grpc = await start_grpc_server(self._data_plane, self._workers, target)
+            self._grpc = await start_grpc_server(self._data_plane, self._workers, [target], {}, None)
             _announce("gRPC", settings.grpc_address, settings.grpc_port)
 
     def _load(self) -> None:

@@ -31,7 +31,7 @@ _TIMEOUT = 60
 _THREADS = 4
 _WARM_UP = 2000
 _GRPC_CODES = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNAVAILABLE"}
-_REST_STATUSES = {200, 400, 404, 406, 412}
+_REST_STATUSES = {200, 400, 404, 406, 412, 500}
 _GRAPHS = (*("echo",) * 4, "pair", "broken", "nope", "")
 _NAMES = (*("in",) * 6, "first", "second", "other", "", "x" * 1000)
 _DATATYPES = ("BOOL", "INT8", "INT64", "UINT16", "FP16", "FP32", "FP64", "BYTES", "BF16", "MYTYPE", "", "\x00")
@@ -150,7 +150,8 @@ def _send_stream(server: RunningServer, channel: grpc.Channel, draw: random.Rand
 
 def _judge(kind: str, error: grpc.RpcError, messages: list[bytes]) -> tuple[str, list[str]]:
     code = error.code().name
-    expected = code in _GRPC_CODES or (code == "INTERNAL" and not all(map(_parses, messages)))
+    unknown = code == "UNKNOWN" and (error.details() == "Unknown error" or not all(map(_parses, messages)))
+    expected = code in _GRPC_CODES or unknown
     return f"gRPC {kind} {code}", [] if expected else [f"gRPC {kind}: {code} {error.details()} for {messages!r}"[:2000]]
 
 

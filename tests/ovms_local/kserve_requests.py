@@ -10,11 +10,17 @@ from tritonclient.grpc import service_pb2_grpc
 
 
 def request(
-    model: str, order: object, *, name: str = "in", timestamp: int | None = None, id: str = ""
+    model: str,
+    order: object,
+    *,
+    name: str = "in",
+    timestamp: int | None = None,
+    id: str = "",
+    version: str = "",
 ) -> pb.ModelInferRequest:
     """A KServe request with one BYTES input: JSON, or the text that is given."""
     text = order if isinstance(order, str) else json.dumps(order)
-    message = pb.ModelInferRequest(model_name=model, id=id)
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=id)
     message.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
     if timestamp is not None:
         message.parameters["OVMS_MP_TIMESTAMP"].int64_param = timestamp

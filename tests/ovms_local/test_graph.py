@@ -7,7 +7,7 @@ import random
 import pytest
 
 from ovms_local.errors import ExecutionFailed
-from ovms_local.graph import GraphInstance
+from ovms_local.graph import GraphInstance, Packet
 from ovms_local.loader import load_graph
 from ovms_local.pyovms import Tensor
 from ovms_local.server_config import GraphEntry
@@ -51,6 +51,20 @@ def node(name, inputs, outputs, more=""):
     )
 
 
+class Run(GraphInstance):
+    """An instance that notes what leaves it: `(stream, timestamp, text)`."""
+
+    def __init__(self, graph):
+        super().__init__(graph)
+        self.out = []
+
+    def step(self):
+        """Run a node, if one is ready; whether one was."""
+        packets = super().step()
+        self.out += [(name, timestamp, bytes(tensor).decode()) for name, timestamp, tensor in packets or ()]
+        return packets is not None
+
+
 @pytest.fixture
 def run(tmp_path):
     """Run a graph on packets, `(stream, timestamp, text)`; what leaves it, or a list that grows when fed by hand."""
@@ -62,19 +76,15 @@ def run(tmp_path):
         head += [f'output_stream: "OVMS_PY_TENSOR_{i}:{name}"' for i, name in enumerate(outputs)]
         path = tmp_path / "graph.pbtxt"
         path.write_text("\n".join([*head, *nodes]).replace("HANDLER", handler.name))
-        out = []
-        instance = GraphInstance(
-            load_graph(GraphEntry("g", tmp_path, path)),
-            lambda timestamp, tensor: out.append((tensor.name, timestamp, bytes(tensor).decode())),
-        )
-        return instance, out
+        instance = Run(load_graph(GraphEntry("g", tmp_path, path)))
+        return instance, instance.out
 
     return start
 
 
 def feed(instance, *packets):
     for name, timestamp, text in packets:
-        instance.add_input(Tensor(name, text.encode()), timestamp)
+        instance.add_input(Packet(name, timestamp, Tensor(name, text.encode())))
     while instance.step():
         pass
 
@@ -96,7 +106,7 @@ def test_timestamps_of_a_stream_must_grow(run):
     instance, _ = run([node("n", ["IN:in"], ["OUT:out"])])
     feed(instance, ("in", 5, "a"))
     for timestamp in (5, 4, -(2**63), 2**63 - 1):
-        with pytest.raises(ValueError, match="timestamp mismatch"):
+        with pytest.raises(ExecutionFailed, match="timestamp mismatch"):
             feed(instance, ("in", timestamp, "b"))
 
 
@@ -185,7 +195,7 @@ def test_generators_and_other_nodes_side_by_side_take_turns(run, order):
 from pyovms import Tensor
 class OvmsPythonModel:
     def initialize(self, kwargs):
-        *loop, self.output = kwargs["output_names"]
+        self.output, *loop = kwargs["output_names"]
         self.counts = bool(loop)
     def execute(self, inputs):
         outputs = ([Tensor(self.output, str(number).encode())] for number in range(3))
@@ -230,11 +240,11 @@ def test_closing_closes_generators(run):
     )
     code = "import builtins\nCLOSED = builtins.closed_generators = []\n" + code
     instance, _ = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=code)
-    instance.add_input(Tensor("in", b"5"), 1)
+    instance.add_input(Packet("in", 1, Tensor("in", b"5")))
     instance.step()
     instance.step()
     instance.close()
-    assert builtins.closed_generators == [1]
+    assert builtins.closed_generators == [2]  # the set after those that have been put out
     del builtins.closed_generators
 
 
@@ -249,7 +259,7 @@ def test_the_order_depends_on_nothing_but_the_order_of_packets(run):
         draw = random.Random(1)
         for timestamp in range(30):
             name = draw.choice("xy")
-            instance.add_input(Tensor(name, f"{name}{timestamp}".encode()), timestamp)
+            instance.add_input(Packet(name, timestamp, Tensor(name, f"{name}{timestamp}".encode())))
             if draw.random() < 0.3:
                 instance.step()
         finish(instance)

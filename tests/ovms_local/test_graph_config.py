@@ -84,12 +84,13 @@ def test_what_a_graph_may_say_besides(parse):
     assert parse("\ufeff" + REGULAR) == parse(REGULAR)
 
 
-def test_nodes_come_after_their_sources(parse):
+def test_nodes_run_after_their_sources_and_are_initialized_in_the_order_of_the_file(parse):
     first = REGULAR.replace('"OUT:out"', '"OUT:middle"').replace('"node"', '"first"')
     second = REGULAR.partition("node {")[2].replace('"IN:in"', '"IN:middle"').replace('"node"', '"second"')
     head, _, rest = first.partition("node {")
     config = parse(head + "node {" + second + "node {" + rest)
-    assert [node.name for node in config.nodes] == ["first", "second"]
+    assert [node.name for node in config.nodes] == ["second", "first"]
+    assert [config.nodes[position].name for position in config.order] == ["first", "second"]
 
 
 REFUSED = [

@@ -21,6 +21,8 @@ def make(tmp_path):
             handler.name,
             (Stream("A", "in"), Stream("LOOPBACK", "loop")),
             (Stream("OUT", "out"),),
+            ("loop", "in"),
+            ("out",),
             ((0, 1),),
             immediate=False,
         )
@@ -33,8 +35,8 @@ def test_initialize_gets_its_arguments(make, tmp_path, capsys):
     make(FINE + "    def initialize(self, kwargs): print(sorted(kwargs.items()))")
     assert capsys.readouterr().out.strip() == str(
         [
-            ("base_path", str(tmp_path)),
-            ("input_names", ["in", "loop"]),
+            ("base_path", f"{tmp_path}/"),
+            ("input_names", ["loop", "in"]),
             ("node_name", "my_node"),
             ("output_names", ["out"]),
         ]
@@ -42,7 +44,7 @@ def test_initialize_gets_its_arguments(make, tmp_path, capsys):
 
 
 def test_what_initialize_returns_is_ignored(make):
-    assert make(FINE + "    def initialize(self, kwargs): return False").execute([]) == []
+    assert make(FINE + "    def initialize(self, kwargs): return False").open().process(0, []) == []
 
 
 def test_initialize_and_finalize_are_optional(make):
@@ -57,7 +59,7 @@ def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog, error):
 
 def test_the_handler_has_a_folder_of_its_own(make, tmp_path):
     node = make(FINE, folder=tmp_path / "deep")
-    assert node.execute([]) == []
+    assert node.open().process(0, []) == []
     assert sys.path[-1] == str(tmp_path / "deep")  # appended, so that it hides no other module
 
 
@@ -65,7 +67,7 @@ def test_two_nodes_of_one_handler_have_an_object_each(make):
     code = "class OvmsPythonModel:\n    calls = 0\n    def execute(self, inputs):\n        self.calls += 1\n"
     code += "        return [] if self.calls == 1 else None\n"
     first, second = make(code, "shared_handler_of_test.py"), make(code, "shared_handler_of_test.py")
-    assert first.execute([]) == second.execute([]) == []
+    assert first.open().process(0, []) == second.open().process(0, []) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,8 @@ def test_two_nodes_of_one_handler_have_an_object_each(make):
         ("class OvmsPythonModel: execute = None", "no method execute"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def", "SyntaxError"),
-        ("class OvmsPythonModel:\n    def __init__(self): raise KeyError('x')", "KeyError"),
+        (FINE + "    def __init__(self): raise KeyError('x')", "KeyError"),
+        ("class OvmsPythonModel:\n    def __init__(self): self.execute = print", "no method execute"),
         (FINE + "    def initialize(self, kwargs): raise ValueError('bad model')", "ValueError: bad model"),
         (FINE + "    def initialize(self): pass", "TypeError"),
         (FINE + "    def initialize(self, kwargs): raise KeyboardInterrupt", "KeyboardInterrupt"),
@@ -88,7 +91,8 @@ def test_what_cannot_be_loaded(make, code, text):
 
 
 def test_a_handler_that_is_not_there(tmp_path):
-    config = NodeConfig("n", "nowhere.py", (Stream("A", "in"),), (Stream("OUT", "out"),), ((0,),), immediate=False)
+    inputs, outputs = (Stream("A", "in"),), (Stream("OUT", "out"),)
+    config = NodeConfig("n", "nowhere.py", inputs, outputs, ("in",), ("out",), ((0,),), immediate=False)
     with pytest.raises(NodeLoadError, match=r"nowhere.py does not exist"):
         PythonNode(config, tmp_path)
 

@@ -188,7 +188,10 @@ def test_all_lines_of_the_log_have_time_level_and_source(make_servable):
         ("x = ", "SyntaxError"),
         ("pass", "has no class OvmsPythonModel"),
         ("class OvmsPythonModel: pass", "has no method execute"),
-        ("class OvmsPythonModel:\n def __init__(self): raise OSError('no disk')", "OSError: no disk"),
+        (
+            "class OvmsPythonModel:\n def __init__(self): raise OSError('no disk')\n def execute(self, i): pass",
+            "OSError: no disk",
+        ),
         (
             "class OvmsPythonModel:\n def initialize(self, kwargs): 1 / 0\n def execute(self, i): pass",
             "ZeroDivisionError",
@@ -297,7 +300,7 @@ def test_a_signal_lets_the_running_generator_end(gate, tmp_path):
         grpc.insecure_channel(server.grpc_url) as channel,
     ):
         stream = Stream(service_pb2_grpc.GRPCInferenceServiceStub(channel))
-        stream.send(request("stream", {"count": 3, "wait_at": 1, "wait_for": str(gate)}))
+        stream.send(request("stream", {"count": 3, "wait_at": 2, "wait_for": str(gate)}))
         assert stream.read_text() == "out 0"
         server.process.terminate()
         server.wait_for_log("stopping")

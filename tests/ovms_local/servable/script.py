@@ -46,6 +46,8 @@ def make_output(script):
         return [text("out", "a"), text("out", "b")]
     if kind == "nothing":
         return []
+    if kind == "none":
+        return None
     if kind == "describe":
         return [text("out", json.dumps(script["description"]))]
     raise ValueError(kind)

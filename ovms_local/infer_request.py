@@ -1,0 +1,147 @@
+"""A KServe request as the data plane knows it, whatever transport it came by, and what makes one malformed."""
+
+import math
+import re
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ovms_local import pyovms
+from ovms_local.errors import FailedPrecondition, InvalidRequest, MalformedTimestamp, UnsupportedParameter
+from ovms_local.graph import MAX_TIMESTAMP, MIN_TIMESTAMP
+
+TIMESTAMP_PARAMETER = "OVMS_MP_TIMESTAMP"
+# The name under which a graph's nodes get what belongs to Python: their input_side_packet.
+_RESERVED_PARAMETER = "py"
+_MAX_BYTES = 2**63 - 1
+_VERSION = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
+
+
+class Input(Protocol):
+    """An input of a request.
+
+    Elements of BYTES are packed in `data`, each behind its length as 4 little-endian bytes. A transport may decode
+    `data` only when it is read, which raises InvalidRequest where it can't.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> bytes | memoryview: ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """An input whose data is there as bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request to a graph.
+
+    `inputs` is read once, and may raise InvalidRequest at any of them. A parameter of None is one whose type KServe
+    knows and the server does not.
+    """
+
+    model_name: str
+    inputs: Iterable[Input]
+    id: str = ""
+    model_version: str = ""
+    parameters: Mapping[str, str | int | bool | None] = field(default_factory=dict)
+
+    def check_version(self) -> None:
+        """Graphs have no versions: any number will do.
+
+        Raises:
+            InvalidRequest: it is no number.
+        """
+        version = self.model_version
+        if version and not (_VERSION.fullmatch(version) and version != "-0" and -(2**63) <= int(version) < 2**63):
+            raise InvalidRequest("invalid model version format in request")
+
+    def check_parameters(self, pooled: bool) -> None:
+        """Parameters become side packets of the graph, where no Python node can see them.
+
+        Args:
+            pooled: whether the graph's instances are made before there is a request.
+
+        Raises:
+            FailedPrecondition: a reserved name, or any parameter for a pool of graphs.
+            UnsupportedParameter: a type that no side packet has.
+        """
+        for name, value in self.parameters.items():
+            if name == TIMESTAMP_PARAMETER:
+                continue
+            if pooled:
+                raise FailedPrecondition("Input side packets are not supported for graphs with queue enabled")
+            if name == _RESERVED_PARAMETER:
+                raise FailedPrecondition(
+                    f"Incoming input side packet: {name} is special reserved name and cannot be used"
+                )
+            if value is None:
+                raise UnsupportedParameter
+
+    def timestamp(self) -> int:
+        """The timestamp of the request's packets: its own, or else the clock in microseconds.
+
+        Raises:
+            MalformedTimestamp: it is no integer, or out of MediaPipe's range.
+        """
+        if TIMESTAMP_PARAMETER not in self.parameters:
+            return time.time_ns() // 1000
+        timestamp = self.parameters[TIMESTAMP_PARAMETER]
+        if type(timestamp) is not int:
+            raise MalformedTimestamp(
+                f"Invalid timestamp format in request parameter {TIMESTAMP_PARAMETER}. Should be int64"
+            )
+        if not MIN_TIMESTAMP <= timestamp <= MAX_TIMESTAMP:
+            raise MalformedTimestamp(f"{timestamp} is out of range")
+        return timestamp
+
+    def tensors(self, names: Collection[str]) -> Iterator[pyovms.Tensor]:
+        """The tensors for a graph whose inputs have these names, one by one.
+
+        Raises:
+            InvalidRequest: the graph has no such input, or the tensor contradicts itself.
+        """
+        for tensor in self.inputs:
+            if tensor.name not in names:
+                raise InvalidRequest(f"Unexpected input - {tensor.name} is unexpected")
+            yield _tensor(tensor)
+
+
+def _tensor(tensor: Input) -> pyovms.Tensor:
+    shape = tensor.shape
+    if any(dimension < 0 for dimension in shape):
+        raise InvalidRequest(
+            "Invalid input shape - Negative dimension size is not acceptable: "
+            f"({','.join(map(str, shape))}); input name: {tensor.name}"
+        )
+    item_size = pyovms.item_size(tensor.datatype)
+    # Dimensions of 0 must not hide that the others are too much for any buffer.
+    if (item_size or 1) * math.prod(max(dimension, 1) for dimension in shape) > _MAX_BYTES:
+        raise InvalidRequest(
+            "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."
+        )
+    data = tensor.data
+    if item_size is not None:
+        expected = item_size * math.prod(shape)
+        if len(data) != expected:
+            raise InvalidRequest(
+                "Invalid content size of tensor proto - Invalid Python tensor buffer size. "
+                f"Actual: {len(data)}; Expected: {expected}"
+            )
+    try:
+        return pyovms.tensor_from_request(tensor.name, tensor.datatype, shape, data)
+    except ValueError as error:
+        raise InvalidRequest(f"Invalid input shape - {error}; input name: {tensor.name}") from error
