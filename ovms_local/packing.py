@@ -3,27 +3,23 @@
 import struct
 from collections.abc import Iterable
 
-_LENGTH = struct.Struct("<I")
+import numpy as np
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 
 def pack_bytes(elements: Iterable[bytes]) -> bytes:
     """The elements one behind the other."""
-    return b"".join(part for element in elements for part in (_LENGTH.pack(len(element)), element))
+    array = np.array(list(elements), np.object_)
+    return serialize_byte_tensor(array).item() if array.size else b""
 
 
 def unpack_bytes(data: bytes) -> list[bytes]:
     """The elements of packed data.
 
     Raises:
-        ValueError: the data ends within an element.
+        ValueError: the data ends within an element or its length.
     """
-    elements, position = [], 0
-    while position < len(data):
-        start = position + _LENGTH.size
-        if start > len(data):
-            raise ValueError("BYTES data ends within a length")
-        position = start + _LENGTH.unpack_from(data, start - _LENGTH.size)[0]
-        if position > len(data):
-            raise ValueError("BYTES data ends within an element")
-        elements.append(data[start:position])
-    return elements
+    try:
+        return deserialize_bytes_tensor(data).tolist()
+    except struct.error as error:
+        raise ValueError(f"BYTES data ends too early: {error}") from None

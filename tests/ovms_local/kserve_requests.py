@@ -67,4 +67,8 @@ class Stream:
 
     def read_all(self) -> list[str]:
         """The texts of all outputs that come until the stream ends."""
-        return [response.infer_response.raw_output_contents[0][4:].decode() for response in self._call]
+        return [data[4:].decode() for data in self.read_raw()]
+
+    def read_raw(self) -> list[bytes]:
+        """The data of all outputs that come until the stream ends."""
+        return [response.infer_response.raw_output_contents[0] for response in self._call]

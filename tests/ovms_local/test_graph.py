@@ -189,6 +189,41 @@ def test_a_generators_sets_count_up_from_the_requests_timestamp(run):
     assert out[3:] == [("out", 20, "0")]
 
 
+def test_a_set_leaves_when_the_next_one_has_been_computed(run):
+    code = COUNT.replace("yield [", "COMPUTED.append(number)\n            yield [")
+    code = "import builtins\nCOMPUTED = builtins.computed_sets = []\n" + code + "        COMPUTED.append('end')\n"
+    instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=code)
+    instance.add_input(Packet("in", 10, Tensor("in", b"2")))
+    assert instance.step()
+    assert (builtins.computed_sets, out) == ([0, 1], [("out", 10, "0")])
+    assert instance.step()
+    assert (builtins.computed_sets, out) == ([0, 1, "end"], [("out", 10, "0"), ("out", 11, "1")])
+    del builtins.computed_sets
+
+
+def test_a_set_is_lost_when_computing_the_next_one_raises(run):
+    code = COUNT.replace("yield [", "assert number < 2\n            yield [")
+    instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=code)
+    with pytest.raises(ExecutionFailed, match="AssertionError"):
+        feed(instance, ("in", 10, "5"))
+    assert out == [("out", 10, "0")]
+
+
+def test_a_generator_without_a_set_is_an_error(run):
+    instance, _ = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=COUNT)
+    with pytest.raises(ExecutionFailed, match="yielded nothing"):
+        feed(instance, ("in", 10, "0"))
+
+
+def test_an_exception_of_a_node_is_logged_for_debugging_only(run, caplog):
+    caplog.set_level("DEBUG")
+    instance, _ = run([node("n", ["IN:in"], ["OUT:out"])], code=JOIN.replace("return [", "return 1 / 0, ["))
+    with pytest.raises(ExecutionFailed, match="ZeroDivisionError"):
+        feed(instance, ("in", 1, "a"))
+    [record] = caplog.records
+    assert (record.levelname, record.message) == ("DEBUG", "node n failed: ZeroDivisionError: division by zero")
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_generators_and_other_nodes_side_by_side_take_turns(run, order):
     code = """

@@ -53,6 +53,40 @@ def test_a_cycle(parse):
     assert node.sync_sets == ((1,), (0,))  # streams in no set form one more
 
 
+def test_names_of_streams_are_in_the_order_of_the_file(parse):
+    listed = 'input_stream: "Z:in"\n  input_stream: "A:two"'
+    text = CYCLE.replace('input_stream: "IN:in"', listed).replace('"OUT:out"', '"Z:out"\n  output_stream: "A:other"')
+    [node] = parse('input_stream: "OVMS_PY_TENSOR_2:two"\n' + text).nodes
+    assert node.input_names == ("in", "two", "loop")
+    assert node.output_names == ("out", "other", "loop")
+    assert [stream.tag for stream in node.inputs] == ["A", "LOOPBACK", "Z"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "pooled"),
+    [
+        ("# OVMS_GRAPH_QUEUE_MAX_SIZE: 4", True), ("  #OVMS_GRAPH_QUEUE_MAX_SIZE :4  ", True),
+        ("# OVMS_GRAPH_QUEUE_MAX_SIZE: AUTO", True), ("# OVMS_GRAPH_QUEUE_MAX_SIZE: 0", False),
+        ("# no OVMS_GRAPH_QUEUE_MAX_SIZE: 4", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_comment_asks_for_a_pool(parse, comment, pooled):
+    assert parse(f"# first\n{comment}\n{REGULAR}").pooled == pooled
+    assert parse(f"{REGULAR}\n{comment}").pooled == pooled
+
+
+@pytest.mark.parametrize("size", ["-1", "many", "1.5", "99999999999"])
+def test_a_pool_of_no_size_is_refused(parse, size):
+    with pytest.raises(GraphConfigError, match=f"OVMS_GRAPH_QUEUE_MAX_SIZE is '{size}'"):
+        parse(f"# OVMS_GRAPH_QUEUE_MAX_SIZE: {size}\n{REGULAR}")
+
+
+def test_a_generator_has_no_pool(parse):
+    with pytest.raises(GraphConfigError, match="LOOPBACK can't have a pool"):
+        parse(f"# OVMS_GRAPH_QUEUE_MAX_SIZE: 2\n{CYCLE}")
+    assert parse(f"# OVMS_GRAPH_QUEUE_MAX_SIZE: 0\n{CYCLE}").nodes
+
+
 @pytest.mark.parametrize("text", ["in", "TAG:in", "TAG:0:in", "TAG_2:17:in"])
 def test_ways_to_write_a_stream(parse, text):
     [node] = parse(REGULAR.replace('"IN:in"', f'"{text}"')).nodes

@@ -14,6 +14,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from ovms_local.testing import serve
+from tests.ovms_local.conftest import NODE
 from tests.ovms_local.kserve_requests import Stream, request, triton_inputs
 
 pytestmark = pytest.mark.slow
@@ -24,11 +26,30 @@ EXECUTION_FAILED = (
 )
 
 
+BOTH_CONTENTS = (
+    "Passing buffers both in ModelInferRequest::InferInputTensor::contents and in "
+    "ModelInferRequest::raw_input_contents is not allowed"
+)
+ECHO = """
+class OvmsPythonModel:
+    def execute(self, inputs):
+        from pyovms import Tensor
+        return [Tensor("out", inputs[0].data, inputs[0].shape, inputs[0].datatype)]
+"""
 UNKNOWN_ERROR = (grpc.StatusCode.UNKNOWN, "Unknown error")
 
 
 def timestamp_of(response: pb.ModelInferResponse) -> int:
     return response.parameters["OVMS_MP_TIMESTAMP"].int64_param
+
+
+def with_parameter(name: str, field: str | None, value: object = None, model: str = "echo") -> pb.ModelInferRequest:
+    """A request with this parameter, which without a field is there but not set."""
+    message = request(model, "x")
+    parameter = message.parameters[name]
+    if field:
+        setattr(parameter, field, value)
+    return message
 
 
 def status_of(call) -> tuple[grpc.StatusCode, str]:
@@ -82,7 +103,7 @@ def test_metadata_of_broken_and_unknown_graphs(stub):
 def test_infer_echoes_id_and_names_the_model_and_the_time(client):
     before = time.time_ns() // 1000
     response = client.infer("echo", triton_inputs("hello"), request_id="abc", model_version="9").get_response()
-    assert (response.id, response.model_name) == ("abc", "echo")
+    assert (response.id, response.model_name, response.model_version) == ("abc", "echo", "1")
     assert before <= response.parameters["OVMS_MP_TIMESTAMP"].int64_param <= time.time_ns() // 1000
     assert list(response.raw_output_contents) == [b"\x05\0\0\0hello"]
     assert (response.outputs[0].name, response.outputs[0].datatype, list(response.outputs[0].shape)) == (
@@ -166,41 +187,147 @@ def malformed():
         return result
 
     int32 = ("in", "INT32", [2])
-    yield "missing input", message(), "number of inputs"
-    yield "unexpected input", message(("other", "INT32", [2]), raw=[b"12345678"]), "other is unexpected"
-    yield "unexpected input without contents", message(("other", "INT32", [2])), "Unexpected input - "
-    yield "input twice", message(int32, int32, raw=[b"12345678"] * 2), "timestamp mismatch"
-    yield (
-        "fewer raw contents than inputs",
-        message(("first", "X", []), ("second", "X", []), raw=[b""], name="pair"),
-        "raw",
-    )
-    yield "more raw contents than inputs", message(int32, raw=[b"12345678", b""]), "raw_input_contents"
-    yield "negative dimension", message(("in", "INT32", [-1]), raw=[b"1234"]), "Negative dimension"
-    yield "negative dimension of BYTES", message(("in", "BYTES", [-1]), raw=[b""]), "Negative dimension"
-    yield "buffer too small", message(int32, raw=[b"1234567"]), "Expected: 8"
-    yield "buffer too large", message(int32, raw=[b"123456789"]), "Expected: 8"
-    yield "overflow", message(("in", "INT32", [2**62, 2**62]), raw=[b"1234"]), "too large"
-    yield "overflow hidden by zero", message(("in", "INT32", [2**62, 2**62, 0]), raw=[b""]), "too large"
-    yield "overflow of BYTES", message(("in", "BYTES", [2**62, 4]), raw=[b""]), "too large"
-    yield "overflow to the right size", message(("in", "INT32", [2**32, 2**32, 1]), raw=[b""]), "too large"
-    yield "too many dimensions", message(("in", "INT8", [1] * 100), raw=[b"1"]), "Invalid input shape"
-    for datatype in ("FP16", "BF16", "MYTYPE", ""):
-        yield f"{datatype} as typed contents", message(("in", datatype, [0])), "custom datatypes"
-    yield "no contents", message(int32), "Expected: 2 values; Actual: 0"
-    wrong_field = message(int32)
-    wrong_field.inputs[0].contents.fp32_contents.extend([1, 2])
-    yield "contents of another datatype", wrong_field, "Actual: 0"
+    count, unexpected = "Invalid number of inputs - ", "Unexpected input - "
+    size, values = "Invalid content size of tensor proto - ", "Invalid number of values in tensor proto container - "
+    yield "missing input", message(), count
+    yield "one input of two", message(("first", "INT32", [2]), raw=[b"12345678"], name="pair"), count
+    yield "unexpected input", message(("other", "INT32", [2]), raw=[b"12345678"]), unexpected + "other is unexpected"
+    yield "unexpected input that is malformed too", message(("other", "INT32", [-1])), unexpected
+    yield "input without a name", message(("", "INT32", [2]), raw=[b"12345678"]), unexpected
+    yield "input twice", message(int32, int32, raw=[b"12345678"] * 2), "Mediapipe execution failed. MP status - "
+    for raws in (1, 3):
+        two = message(("first", "X", []), ("second", "X", []), raw=[b""] * raws, name="pair")
+        yield f"{raws} raw contents for 2 inputs", two, BOTH_CONTENTS
+    yield "raw contents without an input", message(raw=[b""]), BOTH_CONTENTS
     both = message(int32, raw=[b"12345678"])
     both.inputs[0].contents.int_contents.extend([1, 2])
-    yield "both kinds of contents", both, "both"
+    yield "both kinds of contents", both, BOTH_CONTENTS
+    for datatype in ("INT32", "BYTES"):
+        negative = message(("in", datatype, [1, -1]), raw=[b"1234"])
+        yield f"negative dimension of {datatype}", negative, "Invalid input shape - Negative dimension"
+    yield "negative dimension without contents", message(("in", "INT32", [-1])), "Invalid input shape - "
+    yield "buffer too small", message(int32, raw=[b"1234567"]), size
+    yield "buffer too large", message(int32, raw=[b"123456789"]), size
+    yield "overflow", message(("in", "INT32", [2**62, 2**62]), raw=[b"1234"]), size
+    yield "overflow without contents", message(("in", "INT32", [2**62, 2**62])), size
+    yield "overflow hidden by zero", message(("in", "INT32", [2**62, 2**62, 0]), raw=[b""]), size
+    yield "overflow of BYTES", message(("in", "BYTES", [2**62, 4]), raw=[b""]), size
+    yield "overflow to the right size", message(("in", "INT32", [2**32, 2**32, 1]), raw=[b""]), size
+    yield "too many dimensions", message(("in", "INT8", [1] * 100), raw=[b"1"]), "Invalid input shape - "
+    for datatype in ("FP16", "BF16", "MYTYPE", ""):
+        yield f"{datatype} as typed contents", message(("in", datatype, [0])), "Invalid input precision - "
+    yield "no contents", message(int32), values
+    wrong_field = message(int32)
+    wrong_field.inputs[0].contents.fp32_contents.extend([1, 2])
+    yield "contents of another datatype", wrong_field, values
+    yield "no contents for a shape with a zero", message(("in", "INT32", [2, 0])), size
+    empty = message(("in", "FP32", [0]))
+    empty.inputs[0].contents.SetInParent()
+    yield "typed contents for a shape with a zero", empty, size
 
 
-@pytest.mark.parametrize(("message", "text"), [pytest.param(m, t, id=i) for i, m, t in malformed()])
-def test_malformed_requests_are_invalid_arguments(stub, message, text):
+@pytest.mark.parametrize(("message", "start"), [pytest.param(m, s, id=i) for i, m, s in malformed()])
+def test_malformed_requests_are_invalid_arguments(stub, message, start):
     code, details = status_of(lambda: stub.ModelInfer(message))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
-    assert text in details
+    assert details.startswith(start)
+
+
+def test_so_they_are_in_a_stream_which_goes_on(stub):
+    stream = Stream(stub)
+    for name, message, start in malformed():
+        if message.model_name == "echo" and name not in ("missing input", "input twice"):
+            stream.send(message)
+            assert stream.read_error().startswith(start), name
+    stream.send(request("echo", "still here"))
+    assert stream.read_text() == "still here"
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+def test_bytes_may_be_typed_contents_for_a_shape_with_a_zero(stub):
+    message = pb.ModelInferRequest(model_name="echo")
+    message.inputs.add(name="in", datatype="BYTES", shape=[0])
+    assert list(stub.ModelInfer(message).raw_output_contents) == [b""]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("int64_param", 2**63 - 1), ("int64_param", -(2**63)), ("string_param", "5"), ("bool_param", True)],
+)
+def test_a_malformed_timestamp_is_an_unknown_error(stub, field, value):
+    assert status_of(lambda: stub.ModelInfer(with_parameter("OVMS_MP_TIMESTAMP", field, value))) == UNKNOWN_ERROR
+
+
+@pytest.mark.parametrize("version", ["0", "1", "7", "-3"])
+def test_the_version_of_a_request_is_any_number(stub, version):
+    assert stub.ModelInfer(request("echo", "x", version=version)).model_version == "1"
+
+
+@pytest.mark.parametrize("model", ["echo", "nope"])
+@pytest.mark.parametrize("version", ["x", "1.0", "1 ", "01", "-", str(2**63)])
+def test_a_version_that_is_no_number_is_an_invalid_argument(stub, model, version):
+    code, _ = status_of(lambda: stub.ModelInfer(request(model, "x", version=version)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(("field", "value"), [("string_param", "x"), ("int64_param", 5), ("bool_param", True)])
+def test_parameters_have_no_effect(stub, field, value):
+    message = with_parameter("name", field, value)
+    assert stub.ModelInfer(message).raw_output_contents[0][4:] == b"x"
+    stream = Stream(stub)
+    stream.send(message)
+    assert stream.read_text() == "x"
+    stream.half_close()
+
+
+@pytest.mark.parametrize(("field", "value"), [("double_param", 0.5), ("uint64_param", 5), (None, None)])
+def test_parameters_of_other_types_are_an_unknown_error(stub, field, value):
+    message = with_parameter("name", field, value)
+    assert status_of(lambda: stub.ModelInfer(message)) == UNKNOWN_ERROR
+    stream = Stream(stub)
+    stream.send(message)
+    assert status_of(stream.read) == UNKNOWN_ERROR
+
+
+def test_one_parameter_is_reserved(stub):
+    message = with_parameter("py", "string_param", "x")
+    assert status_of(lambda: stub.ModelInfer(message))[0] == grpc.StatusCode.FAILED_PRECONDITION
+    stream = Stream(stub)
+    stream.send(message)
+    assert status_of(stream.read)[0] == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_parameters_of_later_requests_in_a_stream_are_not_looked_at(stub):
+    stream = Stream(stub)
+    stream.send(request("echo", "x"))
+    stream.send(with_parameter("py", "double_param", 0.5))
+    stream.half_close()
+    assert stream.read_all() == ["x", "x"]
+
+
+def test_parameters_come_before_timestamps_and_after_graphs(stub):
+    message = with_parameter("py", "string_param", "x")
+    message.parameters["OVMS_MP_TIMESTAMP"].string_param = "5"
+    assert status_of(lambda: stub.ModelInfer(message))[0] == grpc.StatusCode.FAILED_PRECONDITION
+    message.model_name = "nope"
+    assert status_of(lambda: stub.ModelInfer(message))[0] == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_pool_of_graphs_takes_no_parameter_but_the_timestamp(make_servable):
+    folder = make_servable(ECHO, graph="# OVMS_GRAPH_QUEUE_MAX_SIZE: 2\n" + NODE.format(handler="model.py"))
+    with serve(folder) as server, grpc.insecure_channel(server.grpc_url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        good = request("python_model", "x", timestamp=5)
+        assert timestamp_of(stub.ModelInfer(good)) == 5
+        bad = with_parameter("name", "string_param", "x", "python_model")
+        assert status_of(lambda: stub.ModelInfer(bad))[0] == grpc.StatusCode.FAILED_PRECONDITION
+        stream = Stream(stub)
+        stream.send(bad)
+        assert status_of(stream.read)[0] == grpc.StatusCode.FAILED_PRECONDITION
 
 
 @pytest.mark.parametrize(("name", "code"), [("nope", "NOT_FOUND"), ("broken", "UNAVAILABLE")])
@@ -288,6 +415,7 @@ def test_each_output_of_a_stream_is_a_response_of_its_own(stub):
     stream.send(request("stream", {"count": 2, "both": True}, timestamp=100))
     stream.half_close()
     responses = [stream.read().infer_response for _ in range(4)]
+    assert {(r.model_name, r.model_version) for r in responses} == {("stream", "1")}
     assert [
         (r.outputs[0].name, r.raw_output_contents[0][4:], r.parameters["OVMS_MP_TIMESTAMP"].int64_param)
         for r in responses
@@ -309,6 +437,50 @@ def test_a_set_leaves_when_the_next_one_has_been_computed(stub, gate, events):
     assert [stream.read_text(), stream.read_text()] == ["out 2", "out 3"]
     stream.half_close()
     assert stream.read_all() == []
+
+
+def test_the_last_set_leaves_when_the_generator_has_returned(stub, gate, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 2, "wait_at": 2, "wait_for": str(gate)}))
+    assert stream.read_text() == "out 0"
+    events.wait_for("generator waits")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(stream.read_text)
+        with pytest.raises(TimeoutError):
+            reading.result(0.5)
+        gate.write_text("")
+        assert reading.result() == "out 1"
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+def test_an_empty_set_behind_each_set_lets_it_leave_at_once(stub, gate, events):
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 2, "then_nothing": True, "wait_at": 1, "wait_for": str(gate)}))
+    assert stream.read_text() == "out 0"
+    events.wait_for("generator waits")
+    gate.write_text("")
+    assert stream.read_text() == "out 1"
+    stream.half_close()
+    assert stream.read_all() == []
+
+
+def test_a_buffer_that_is_filled_again_is_sent_as_it_is_then(stub):
+    """The value of each set is read when the next has been computed."""
+    stream = Stream(stub)
+    stream.send(request("stream", {"count": 3, "refill": True}))
+    stream.half_close()
+    assert [int.from_bytes(value, "little") for value in stream.read_raw()] == [1, 2, 2]
+    unary = stub.ModelInfer(request("stream", {"count": 3, "refill": True, "both": True}))
+    assert [int.from_bytes(value, "little") for value in unary.raw_output_contents] == [2, 2]
+
+
+def test_a_set_may_be_anything_that_gives_tensors(stub):
+    for kind in ("tuple", "generator"):
+        stream = Stream(stub)
+        stream.send(request("stream", {"count": 2, "make": kind}))
+        stream.half_close()
+        assert stream.read_all() == ["", ""]
 
 
 def test_triton_streaming_client(client):
@@ -363,9 +535,6 @@ def test_a_timestamp_that_does_not_grow_ends_the_stream(stub, first, second):
     assert "timestamp mismatch" in details
 
 
-MALFORMED_TIMESTAMPS = [("int64_param", 2**63 - 1), ("int64_param", -(2**63)), ("string_param", "5")]
-
-
 def test_wrong_requests_on_a_stream_are_answered_and_it_goes_on(stub):
     stream = Stream(stub)
     stream.send(request("echo", "x", name="other"))
@@ -373,10 +542,8 @@ def test_wrong_requests_on_a_stream_are_answered_and_it_goes_on(stub):
     assert stream.read_error() == "Unexpected input - other is unexpected" + first
     stream.send(request("echo", "x", timestamp=10))
     assert stream.read_text() == "x"
-    for field, value in MALFORMED_TIMESTAMPS:
-        wrong = request("echo", "x")
-        setattr(wrong.parameters["OVMS_MP_TIMESTAMP"], field, value)
-        stream.send(wrong)
+    for field, value in [("int64_param", 2**63 - 1), ("string_param", "5")]:
+        stream.send(with_parameter("OVMS_MP_TIMESTAMP", field, value))
         assert stream.read_error().startswith("Malformed packet timestamp - ")
     later = "; partial deserialization of subsequent requests"
     stream.send(request("echo", "x", name="other"))
@@ -411,6 +578,17 @@ def test_a_request_without_inputs_is_silently_accepted_in_a_stream(stub):
     assert stream.read_all() == ["x"]
 
 
+def test_the_effect_of_a_good_input_comes_before_the_error_of_a_bad_one(stub):
+    message = request("echo", "x")
+    message.inputs.add(name="nowhere")
+    stream = Stream(stub)
+    stream.send(message)
+    assert stream.read_text() == "x"
+    assert stream.read_error().startswith("Unexpected input - nowhere is unexpected")
+    stream.half_close()
+    assert stream.read_all() == []
+
+
 @pytest.mark.parametrize("wrong", [("nowhere", "BYTES", [1]), ("second", "INT32", [3]), ("second", "BYTES", [-1])])
 def test_a_good_input_before_a_bad_one_has_its_effect(stub, wrong):
     message = request("pair", "x", name="first", timestamp=1)
@@ -436,6 +614,20 @@ def test_a_stream_without_a_request_fails(stub):
     stream = Stream(stub)
     stream.half_close()
     assert status_of(stream.read) == UNKNOWN_ERROR
+
+
+def test_what_is_no_message_has_grpcs_own_status(server):
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        unary = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        assert status_of(lambda: unary(b"\xff"))[0] == grpc.StatusCode.UNKNOWN
+
+
+def test_what_is_no_message_ends_a_stream(server):
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        assert status_of(lambda: list(stream(iter([b"\xff"])))) == UNKNOWN_ERROR
+        responses = list(stream(iter([request("echo", "x").SerializeToString(), b"\xff"])))
+        assert len(responses) == 1
 
 
 def test_a_stream_may_be_closed_before_the_answer(stub):
@@ -539,6 +731,7 @@ def test_an_exception_is_told_when_the_server_next_reads_from_the_client(stub, e
 def test_wrong_yields_fail_and_close_the_generator(stub, events):
     wrong = [
         ({"count": 0}, "yielded nothing"),
+        ({"count": 1, "make": "twice"}, "given twice"),
         ({"count": 1, "make": "transposed"}, "not contiguous"),
         ({"count": 1, "make": "number"}, "must be Tensors"),
         ({"count": 1, "make": "none"}, "NoneType"),

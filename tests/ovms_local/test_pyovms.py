@@ -118,6 +118,19 @@ def test_no_copy_is_made():
     assert np.shares_memory(np.frombuffer(tensor.data, np.int32), source)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda: Tensor("x", np.arange(3)), lambda: tensor_from_request("x", "BYTES", (1,), b"abc")]
+)
+def test_data_can_be_used_in_any_number_of_with_blocks(make):
+    tensor = make()
+    expected = bytes(tensor)
+    for _ in range(3):
+        with tensor.data as view, memoryview(tensor) as own:
+            assert view.tobytes() == own.tobytes() == expected
+    tensor.data.release()
+    assert (bytes(tensor), tensor.size, tensor.data.readonly) == (expected, len(expected), True)
+
+
 def test_shape_and_datatype_override_the_attributes_alone():
     tensor = Tensor("x", np.arange(6, dtype=np.int32), shape=[-1, np.int64(2)], datatype="ANYTHING")
     assert (tensor.shape, tensor.datatype, tensor.size) == ((-1, 2), "ANYTHING", 24)

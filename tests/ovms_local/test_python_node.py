@@ -10,23 +10,26 @@ NAMES = itertools.count()
 FINE = "class OvmsPythonModel:\n    def execute(self, inputs): return []\n"
 
 
+def config_of(handler_path):
+    return NodeConfig(
+        "my_node",
+        handler_path,
+        inputs=(Stream("A", "in"), Stream("LOOPBACK", "loop")),
+        outputs=(Stream("OUT", "out"),),
+        input_names=("loop", "in"),
+        output_names=("out",),
+        sync_sets=((0, 1),),
+        immediate=False,
+    )
+
+
 @pytest.fixture
 def make(tmp_path):
     def make_node(code, name=None, folder=tmp_path):
         folder.mkdir(exist_ok=True)
         handler = folder / (name or f"handler_of_test_python_node_{next(NAMES)}.py")
         handler.write_text(code)
-        config = NodeConfig(
-            "my_node",
-            handler.name,
-            (Stream("A", "in"), Stream("LOOPBACK", "loop")),
-            (Stream("OUT", "out"),),
-            ("loop", "in"),
-            ("out",),
-            ((0, 1),),
-            immediate=False,
-        )
-        return PythonNode(config, folder)
+        return PythonNode(config_of(handler.name), folder)
 
     return make_node
 
@@ -41,6 +44,25 @@ def test_initialize_gets_its_arguments(make, tmp_path, capsys):
             ("output_names", ["out"]),
         ]
     )
+
+
+def test_base_path_is_the_handlers_folder(tmp_path, capsys):
+    code = FINE + "    def initialize(self, kwargs): print(kwargs['base_path'])"
+    for handler_path in (
+        "deep/handler_of_test_base_path.py",
+        str(tmp_path / "deep/other_handler_of_test_base_path.py"),
+    ):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / handler_path).write_text(code)
+        PythonNode(config_of(handler_path), tmp_path)
+        assert capsys.readouterr().out.strip() == str(tmp_path / "deep")
+
+
+def test_an_object_whose_initialize_raises_is_finalized(make, capsys):
+    code = FINE + "    def initialize(self, kwargs): 1 / 0\n    def finalize(self): print('finalized')\n"
+    with pytest.raises(NodeLoadError, match="ZeroDivisionError"):
+        make(code)
+    assert capsys.readouterr().out == "finalized\n"
 
 
 def test_what_initialize_returns_is_ignored(make):
@@ -91,10 +113,8 @@ def test_what_cannot_be_loaded(make, code, text):
 
 
 def test_a_handler_that_is_not_there(tmp_path):
-    inputs, outputs = (Stream("A", "in"),), (Stream("OUT", "out"),)
-    config = NodeConfig("n", "nowhere.py", inputs, outputs, ("in",), ("out",), ((0,),), immediate=False)
     with pytest.raises(NodeLoadError, match=r"nowhere.py does not exist"):
-        PythonNode(config, tmp_path)
+        PythonNode(config_of("nowhere.py"), tmp_path)
 
 
 def test_a_name_that_is_taken_is_refused(make, tmp_path):

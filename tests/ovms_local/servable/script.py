@@ -42,6 +42,8 @@ def make_output(script):
         return [3]
     if kind == "tuple":
         return (text("out", ""),)
+    if kind == "generator":
+        return (text("out", "") for _ in range(1))
     if kind == "twice":
         return [text("out", "a"), text("out", "b")]
     if kind == "nothing":
