@@ -43,13 +43,40 @@ class GraphNotFound(ServingError):
 
 
 class ModelNotAvailable(ServingError):
-    """The graph is configured but not loaded: it is still loading, failed to load, or the server is stopping."""
+    """The graph failed to load or is being reloaded, or the server is stopping."""
 
     grpc_code = StatusCode.UNAVAILABLE
 
-    def __init__(self, http_status: int = 500) -> None:
+    def __init__(self) -> None:
         super().__init__("Mediapipe is not loaded yet")
-        self.http_status = http_status
+
+
+class ModelRetired(ServingError):
+    """The graph was taken out of the configuration."""
+
+    grpc_code = StatusCode.NOT_FOUND
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Mediapipe is retired")
+
+
+class ModelNotReady(ServingError):
+    """REST's answer where a graph is known and no requests to it are taken."""
+
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Model with requested version is not loaded yet")
+
+
+class ModelVersionNotFound(ServingError):
+    """A REST path with a version that no model can have."""
+
+    http_status = 404
+
+    def __init__(self) -> None:
+        super().__init__("Model with requested version is not found")
 
 
 class ServerNotReady(ServingError):
@@ -145,6 +172,15 @@ class NotJson(InvalidRequest):
     """The body of a REST request is not JSON."""
 
     http_status = 412
+
+
+class ConfigNotReloaded(ServingError):
+    """A config.json that is none was to be loaded over REST."""
+
+    http_status = 412
+
+    def __init__(self) -> None:
+        super().__init__("Reloading config file failed. Check server logs for more info.")
 
 
 class UnknownPath(InvalidRequest):

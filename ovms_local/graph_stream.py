@@ -46,8 +46,8 @@ class GraphStream:
     do. That, `writable` and `report` are for the event loop's thread; the other methods for any.
     """
 
-    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[], None]) -> None:
-        """Make an instance of the graph. `on_end` is called on a worker when the instance is gone."""
+    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[bool], None]) -> None:
+        """Make an instance of the graph. `on_end` is told on a worker that it is gone, and whether it failed."""
         self._name = graph.name
         self._instance = GraphInstance(graph)
         self._workers = workers
@@ -219,7 +219,7 @@ class GraphStream:
         self._instance.close()
         if failure:
             self._metrics.errors.inc()
-        self._on_end()
+        self._on_end(failure is not None)
         with self._lock:
             self._failure = failure
             moved = self._client is not _Client.SENDING or self._inputs

@@ -94,7 +94,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @_call
     async def ModelReady(self, request, context):
-        return pb.ModelReadyResponse(ready=self._data_plane.model_ready(request.name))
+        return pb.ModelReadyResponse(ready=self._data_plane.model_ready(request.name, "gRPC"))
 
     @_call
     async def ServerMetadata(self, request, context):
@@ -102,7 +102,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @_call
     async def ModelMetadata(self, request, context):
-        return grpc_codec.encode_metadata(self._data_plane.metadata(request.name))
+        return grpc_codec.encode_metadata(self._data_plane.metadata(request.name, "gRPC"))
 
     @_call
     async def ModelInfer(self, request, context):
@@ -113,7 +113,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
         first = await _next_message(context)
         if first is None:
             raise StreamNeverBegan
-        stream = self._data_plane.open_stream(grpc_codec.decode_request(first))
+        stream = await self._data_plane.open_stream(grpc_codec.decode_request(first))
         reader = asyncio.create_task(_read(context, first, stream))
         try:
             async for output in stream:

@@ -15,8 +15,8 @@ from ovms_local.metrics import GraphMetrics
 class InferStream:
     """Send the requests, and iterate for the responses and the texts of errors."""
 
-    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[], None]) -> None:
-        """`on_end` is called on a worker's thread when the graph instance is gone."""
+    def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[bool], None]) -> None:
+        """`on_end` is told on a worker's thread that the graph instance is gone, and whether it failed."""
         self._graph = graph
         self._workers = workers
         self._metrics = metrics

@@ -1,20 +1,13 @@
 """The data plane: what KServe requests mean, whatever transport they came by."""
 
 import asyncio
-import threading
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from ovms_local.errors import (
-    ExecutionFailed,
-    GraphNotFound,
-    InvalidRequest,
-    ModelNotAvailable,
-    ModelNotFound,
-    ServingError,
-)
+from ovms_local.errors import ExecutionFailed, InvalidRequest, ModelNotAvailable, ModelRetired, ServingError
 from ovms_local.graph import Graph, GraphInstance, Packet
+from ovms_local.graphs import Graphs
 from ovms_local.infer_request import InferRequest
 from ovms_local.infer_response import InferResponse, OutputTensor
 from ovms_local.infer_stream import InferStream
@@ -34,61 +27,45 @@ class ModelMetadata:
 
 
 class DataPlane:
-    """Answers requests with the graphs that it has been given."""
+    """Answers requests with the graphs that there are."""
 
-    def __init__(self, names: list[str], workers: Executor) -> None:
-        """Know the graphs of these names, none available yet; streams work on threads of `workers`."""
-        self._graphs: dict[str, Graph | None] = dict.fromkeys(names)
+    def __init__(self, graphs: Graphs, workers: Executor, metrics: Metrics) -> None:
+        """Streams work on threads of `workers`."""
+        self._graphs = graphs
         self._workers = workers
         self._streams: set[InferStream] = set()
-        self._stopping = False
-        self._instances = 0
-        self._instances_changed = threading.Condition()
-        self.metrics = Metrics()
-        for name in names:
-            for interface, method in (("gRPC", "ModelInfer"), ("gRPC", "ModelInferStream"), ("REST", "ModelInfer")):
-                self.metrics.of_graph(interface, method, name)  # with 0, so that a rate has something to start from
+        self.metrics = metrics
         self.ready = False
-
-    def load(self, graph: Graph) -> None:
-        """Make a graph available."""
-        self._graphs[graph.name] = graph
 
     def drain(self) -> None:
         """Take no more requests; streams end when what they have got is done. For the event loop's thread."""
         self.ready = False
-        self._stopping = True
+        self._graphs.close()
         for stream in list(self._streams):
             stream.half_close()
 
-    async def wait_idle(self, timeout: float) -> bool:
-        """Wait until no graph runs, for so many seconds at most; whether none does."""
-
-        def wait() -> bool:
-            with self._instances_changed:
-                return self._instances_changed.wait_for(lambda: self._instances == 0, timeout)
-
-        return await asyncio.to_thread(wait)
-
-    def model_ready(self, name: str) -> bool:
+    def model_ready(self, name: str, interface: str) -> bool:
         """Whether a graph is available.
 
         Raises:
             ModelNotFound: there is no such graph.
         """
-        if name not in self._graphs:
-            raise ModelNotFound
-        return self._graphs[name] is not None and not self._stopping
+        available = self._graphs.is_available(name)
+        self.metrics.count_call(interface, "ModelReady", name, succeeded=True)
+        return available
 
-    def metadata(self, name: str) -> ModelMetadata:
+    def metadata(self, name: str, interface: str) -> ModelMetadata:
         """Describe a graph.
 
         Raises:
-            ModelNotFound, ModelNotAvailable
+            ModelNotFound, ModelNotAvailable, ModelRetired
         """
-        if not self.model_ready(name):
-            raise ModelNotAvailable
-        config = self._graphs[name].config
+        try:
+            config = self._graphs.config(name)
+        except (ModelNotAvailable, ModelRetired):
+            self.metrics.count_call(interface, "ModelMetadata", name, succeeded=False)
+            raise
+        self.metrics.count_call(interface, "ModelMetadata", name, succeeded=True)
         return ModelMetadata(name, config.inputs, config.outputs)
 
     def infer(self, request: InferRequest, interface: str) -> InferResponse:
@@ -99,69 +76,64 @@ class DataPlane:
             interface: `gRPC` or `REST`, for the metrics.
 
         Raises:
-            GraphNotFound, ModelNotAvailable, InvalidRequest, FailedPrecondition, UnsupportedParameter, ExecutionFailed
+            GraphNotFound, ModelNotAvailable, ModelRetired, InvalidRequest, FailedPrecondition, UnsupportedParameter,
+            ExecutionFailed
         """
-        started = time.perf_counter()
         request.check_version()
-        graph = self._graph(request.model_name)
-        metrics = self.metrics.of_graph(interface, "ModelInfer", graph.name)
-        try:
-            timestamp, tensors = _tensors(request, graph)
-        except ServingError:
-            metrics.rejected.inc()
-            raise
-        metrics.accepted.inc()
-        self._instance_started(metrics)
-        try:
-            packets = _run(graph, timestamp, tensors)
-            # Read at the very end: a node may go on to fill a buffer that it has put out.
-            outputs = tuple(OutputTensor.read(packets[name].tensor) for name in graph.config.outputs)
-        except ExecutionFailed:
-            metrics.errors.inc()
-            raise
-        finally:
-            self._instance_ended(metrics, started)
-        metrics.responses.inc()
-        return InferResponse(graph.name, request.id, max(packet.timestamp for packet in packets.values()), outputs)
+        with self._graphs.use(request.model_name) as graph:
+            return _infer(graph, request, self.metrics.of_graph(interface, "ModelInfer", graph.name))
 
-    def open_stream(self, request: InferRequest) -> InferStream:
+    async def open_stream(self, request: InferRequest) -> InferStream:
         """Start an instance of a graph for a stream that begins with this request; for the event loop's thread.
 
         Raises:
-            GraphNotFound, ModelNotAvailable, FailedPrecondition, UnsupportedParameter
+            GraphNotFound, ModelNotAvailable, ModelRetired, FailedPrecondition, UnsupportedParameter
         """
-        graph = self._graph(request.model_name)
-        request.check_parameters(graph.config.pooled)
-        metrics = self.metrics.of_graph("gRPC", "ModelInferStream", graph.name)
+        name = request.model_name
+        if self._graphs.is_reloading(name):
+            await asyncio.get_running_loop().run_in_executor(self._workers, self._graphs.wait_reloaded, name)
+        use = self._graphs.acquire(name)
+        metrics = self.metrics.of_graph("gRPC", "ModelInferStream", name)
         started = time.perf_counter()
 
-        def on_end() -> None:
+        def on_end(failed: bool) -> None:
             self._streams.discard(stream)
-            self._instance_ended(metrics, started)
+            metrics.current.dec()
+            if not failed:
+                metrics.processing_us.observe(_microseconds_since(started))
+            self._graphs.release(use)
 
-        stream = InferStream(graph, self._workers, metrics, on_end)
+        try:
+            request.check_parameters(use.graph.config.pooled)
+        except ServingError:
+            self._workers.submit(self._graphs.release, use)
+            raise
+        stream = InferStream(use.graph, self._workers, metrics, on_end)
         self._streams.add(stream)
-        self._instance_started(metrics)
+        metrics.current.inc()
         return stream
 
-    def _instance_started(self, metrics: GraphMetrics) -> None:
-        metrics.current.inc()
-        with self._instances_changed:
-            self._instances += 1
 
-    def _instance_ended(self, metrics: GraphMetrics, started: float) -> None:
+def _infer(graph: Graph, request: InferRequest, metrics: GraphMetrics) -> InferResponse:
+    started = time.perf_counter()
+    metrics.current.inc()
+    try:
+        timestamp, tensors = _tensors(request, graph)
+        metrics.accepted.inc()
+        packets = _run(graph, timestamp, tensors)
+        # Read at the very end: a node may go on to fill a buffer that it has put out.
+        outputs = tuple(OutputTensor.read(packets[name].tensor) for name in graph.config.outputs)
+    except ExecutionFailed:
+        metrics.errors.inc()
+        raise
+    except ServingError:
+        metrics.rejected.inc()
+        raise
+    finally:
         metrics.current.dec()
-        metrics.processing_us.observe(_microseconds_since(started))
-        with self._instances_changed:
-            self._instances -= 1
-            self._instances_changed.notify_all()
-
-    def _graph(self, name: str) -> Graph:
-        if name not in self._graphs:
-            raise GraphNotFound
-        if not self.model_ready(name):
-            raise ModelNotAvailable
-        return self._graphs[name]
+    metrics.processing_us.observe(_microseconds_since(started))
+    metrics.responses.inc()
+    return InferResponse(graph.name, request.id, max(packet.timestamp for packet in packets.values()), outputs)
 
 
 def _tensors(request: InferRequest, graph: Graph) -> tuple[int, list[Tensor]]:

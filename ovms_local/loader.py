@@ -16,8 +16,6 @@ def load_graph(entry: GraphEntry) -> Graph:
     Raises:
         GraphLoadError
     """
-    if entry.problem:
-        raise GraphLoadError(entry.problem)
     nodes: list[PythonNode] = []
     try:
         config = read_graph_config(entry.graph_path)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 _TRACE = 5
 LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG", "TRACE")
@@ -12,13 +13,25 @@ class _OneLine(logging.Formatter):
         return super().format(record).replace("\r", "\\r").replace("\n", "\\n")
 
 
-def set_up_logging(level: str) -> None:
-    """Log this level (one of LEVELS) and above, servables' own records included."""
+def set_up_logging(level: str, file: Path | None) -> None:
+    """Log this level (one of LEVELS) and above, servables' own records included; to a file as well if there is one.
+
+    Raises:
+        OSError: the file can't be written.
+    """
     logging.addLevelName(_TRACE, "TRACE")
     sys.stdout.reconfigure(errors="backslashreplace")  # no text is worth losing a line
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file:
+        try:
+            handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
+        except OSError as error:
+            raise OSError(f"can't write the log {file}: {error.strerror}") from error
+    for handler in handlers:
+        handler.setFormatter(
+            _OneLine("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+        )
+    logging.basicConfig(level=logging.WARNING, handlers=handlers)
     logging.getLogger("ovms_local").setLevel(level)
     # They have a traceback for each client that goes away at a wrong moment; errors of ours are logged before.
     for library in ("grpc", "uvicorn", "asyncio"):

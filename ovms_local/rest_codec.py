@@ -1,21 +1,24 @@
 """Between KServe's JSON, with its binary extension, and the data plane's values."""
 
-import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import rapidjson
 
-from ovms_local.errors import InvalidRequest, NotJson
+from ovms_local.errors import InvalidRequest, NotJson, ServingError
+from ovms_local.graphs import GraphState
 from ovms_local.infer_request import TIMESTAMP_PARAMETER, InferRequest, InputTensor
 from ovms_local.infer_response import VERSION, InferResponse, OutputTensor
 from ovms_local.kserve import PLATFORM, ModelMetadata
 from ovms_local.packing import pack_bytes, unpack_bytes
 
 _MAX_DEPTH = 100
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_NOT_AN_ARRAY = "Could not parse input content. Not valid ndarray detected"
 _INT, _UINT = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
-_WRAPPED = (_INT[0], _UINT[1])  # of 8 and 16 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,21 @@ class _Numbers:
 _INTEGERS, _REALS = frozenset([int]), frozenset([int, float])
 _NUMBERS = {
     "BOOL": _Numbers(frozenset([bool]), None, np.bool_, np.bool_),
-    "INT8": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.int8),
-    "INT16": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.int16),
+    "INT8": _Numbers(_INTEGERS, _INT, np.int64, np.int8),
+    "INT16": _Numbers(_INTEGERS, _INT, np.int64, np.int16),
     "INT32": _Numbers(_INTEGERS, _INT, np.int64, np.int32),
     "INT64": _Numbers(_INTEGERS, _INT, np.int64, np.int64),
-    "UINT8": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.uint8),
-    "UINT16": _Numbers(_INTEGERS, _WRAPPED, np.int64, np.uint16),
+    "UINT8": _Numbers(_INTEGERS, _UINT, np.int64, np.uint8),
+    "UINT16": _Numbers(_INTEGERS, _UINT, np.int64, np.uint16),
     "UINT32": _Numbers(_INTEGERS, _UINT, np.int64, np.uint32),
     "UINT64": _Numbers(_INTEGERS, _UINT, np.int64, np.uint64),
     "FP32": _Numbers(_REALS, None, np.float64, np.float32),
     "FP64": _Numbers(_REALS, None, np.float32, np.float64),
 }
+# Bytes of an element; the server takes any other datatype for one without elements.
 _ITEM_SIZES = {datatype: np.dtype(numbers.dtype).itemsize for datatype, numbers in _NUMBERS.items()} | {
     "FP16": 2,
-    "BF16": 2,
+    "BYTES": 1,
 }
 
 
@@ -68,44 +72,43 @@ def decode_request(model_name: str, body: bytes, header_length: str | None) -> t
     """A request out of a body, whose first `header_length` bytes are JSON, or all of it.
 
     Raises:
-        NotJson, InvalidRequest
+        NotJson, InvalidRequest: it is malformed.
+        ServingError: the real server takes for an error of its own what is wrong with it.
     """
-    binary = None
-    if header_length is not None:
-        length = int(header_length) if header_length.isascii() and header_length.isdigit() else -1
-        _expect(
-            0 <= length <= len(body), "Inference-Header-Content-Length header is invalid: no length of the body's JSON"
-        )
-        binary, body = memoryview(body)[length:], body[:length]
-    message = _parse(body)
+    length = len(body) if header_length is None else _json_length(header_length, len(body))
+    message = _parse(body[:length])
     _expect(isinstance(message, dict), "Request body should be JSON object")
-    request_id = message.get("id", "")
-    _expect(_is_text(request_id), "Could not parse input content. id must be a string")
+    request_id = _text(message.get("id", ""))
     parameters = _parameters(message)
     requested = RequestedOutputs(_binary_outputs(message), parameters.get("binary_data_output") is True)
-    return InferRequest(model_name, _inputs(message, binary), request_id, parameters=parameters), requested
+    inputs = _inputs(message, memoryview(body)[length:])
+    return InferRequest(model_name, inputs, request_id, parameters=parameters), requested
 
 
 def encode_response(response: InferResponse, requested: RequestedOutputs) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON where binary data follows it.
 
     Raises:
-        InvalidRequest: an output does not fit into JSON; it has to be asked for as binary data.
+        InvalidRequest: an output has no form in JSON.
+        ServingError: an output contradicts itself.
     """
     outputs, binary = [], []
     for output in response.outputs:
+        _check_size(output)
         entry: dict[str, Any] = {"name": output.name, "shape": list(output.shape), "datatype": output.datatype}
-        if requested.is_binary(output.name):
+        if not requested.is_binary(output.name):
+            entry["data"] = _json_data(output)
+        elif output.data:
             entry["parameters"] = {"binary_data_size": len(output.data)}
             binary.append(output.data)
-        else:
-            entry["data"] = _json_data(output)
         outputs.append(entry)
     message: dict[str, Any] = {"model_name": response.model_name}
     if response.id:
         message["id"] = response.id
-    message |= {"outputs": outputs, "parameters": {TIMESTAMP_PARAMETER: response.timestamp}}
-    text = format_json(message).encode()
+    # The server writes its 64 bits as an integer of 32.
+    timestamp = (response.timestamp + 2**31) % 2**32 - 2**31
+    message |= {"model_version": VERSION, "parameters": {TIMESTAMP_PARAMETER: timestamp}, "outputs": outputs}
+    text = format_json(message)
     return b"".join([text, *binary]), len(text) if binary else None
 
 
@@ -122,30 +125,64 @@ def encode_metadata(metadata: ModelMetadata) -> bytes:
         "inputs": streams(metadata.inputs),
         "outputs": streams(metadata.outputs),
     }
-    return json.dumps(message).encode()
+    return rapidjson.dumps(message, ensure_ascii=False).encode()
 
 
-def format_json(value: Any, indent: int = 0) -> str:
+def encode_states(states: dict[str, GraphState]) -> bytes:
+    """What became of each graph, in the form of the TensorFlow Serving API."""
+
+    def status(state: GraphState) -> dict:
+        name, code = state.value
+        return {"version": VERSION, "state": name, "status": {"error_code": code, "error_message": code}}
+
+    message = {name: {"model_version_status": [status(state)]} for name, state in states.items()}
+    return rapidjson.dumps(message, indent=1, ensure_ascii=False).encode()
+
+
+def format_json(message: dict) -> bytes:
     """JSON as OpenVINO Model Server lays it out: objects indented by 4, arrays on one line."""
-    if isinstance(value, dict):
-        inner = " " * (indent + 4)
-        members = [f"{inner}{json.dumps(key)}: {format_json(member, indent + 4)}" for key, member in value.items()]
-        return "{\n" + ",\n".join(members) + "\n" + " " * indent + "}"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[" + ", ".join(format_json(member, indent + 4) for member in value) + "]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return rapidjson.dumps(
+        message, indent=4, write_mode=rapidjson.WM_SINGLE_LINE_ARRAY, ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
-def _parse(body: bytes) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number in JSON")
+class _FirstKeyCounts(rapidjson.Decoder):
+    def start_object(self) -> list:
+        return []
 
+    def end_object(self, members: list) -> dict:
+        return dict(reversed(members))
+
+
+_decode_json = _FirstKeyCounts(number_mode=rapidjson.NM_NONE)
+
+
+def _json_length(header: str, body_length: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,10}", header, re.ASCII) or int(header) > _INT[1]:
+        raise ServingError("Inference-Header-Content-Length header is invalid and couldn't be parsed")
+    if int(header) > body_length:
+        raise ServingError("Inference-Header-Content-Length header exceeds actual payload length")
+    return int(header)
+
+
+def _parse(text: bytes) -> Any:
+    text = text.partition(b"\0")[0]
+    if _is_too_deep(text):
+        raise ServingError("JSON nesting depth exceeds the allowed limit")
     try:
-        return json.loads(body.decode(), parse_constant=refuse)
-    except RecursionError:
-        raise InvalidRequest("The JSON of the request is nested too deeply") from None
+        return _decode_json(text)
     except ValueError as error:
         raise NotJson(f"The file is not valid json - {error}") from None
+
+
+def _is_too_deep(text: bytes) -> bool:
+    if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
+        return False
+    characters = np.frombuffer(_STRING.sub(b"", text), np.uint8)
+    opening = (characters == ord("[")) | (characters == ord("{"))
+    closing = (characters == ord("]")) | (characters == ord("}"))
+    depth = np.cumsum(opening.astype(np.int8) - closing.astype(np.int8), dtype=np.int32)
+    return bool(depth.max(initial=0) > _MAX_DEPTH)
 
 
 def _expect(condition: object, message: str) -> None:
@@ -153,132 +190,157 @@ def _expect(condition: object, message: str) -> None:
         raise InvalidRequest(message)
 
 
-def _is_text(value: Any) -> bool:
-    """Whether it is a string, and one that can be sent on: JSON can name half a surrogate pair, which is no text."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
+def _text(value: Any) -> str:
+    """A string as the server reads it: up to its first null character."""
+    _expect(isinstance(value, str), _NOT_AN_ARRAY)
+    return value.partition("\0")[0]
 
 
-def _parameters(message: dict) -> dict:
+def _is_int32(value: Any) -> bool:
+    return type(value) is int and _INT[0] <= value <= _INT[1]
+
+
+def _parameters(message: dict) -> dict[str, str | bool | int]:
     parameters = message.get("parameters", {})
-    valid = isinstance(parameters, dict) and all(type(value) in (str, bool, int) for value in parameters.values())
-    _expect(valid, "Could not parse request parameters: an object of strings, booleans and integers is expected")
-    return parameters
+    _expect(isinstance(parameters, dict), "Could not parse request parameters")
+    for name, value in parameters.items():
+        if isinstance(value, str):
+            parameters[name] = _text(value)
+        else:
+            _expect(isinstance(value, bool) or _is_int32(value), "Could not parse request parameters")
+    return {_text(name): value for name, value in parameters.items()}
 
 
 def _binary_outputs(message: dict) -> dict[str, bool]:
     outputs = message.get("outputs", [])
-    _expect(isinstance(outputs, list), "Could not parse output content. outputs must be an array")
+    _expect(isinstance(outputs, list), _NOT_AN_ARRAY)
     binary = {}
     for output in outputs:
         valid = isinstance(output, dict) and isinstance(output.get("name"), str)
-        _expect(valid, "Could not parse output content. An output is an object with a name")
+        _expect(valid, "Could not parse output content.")
         wish = _parameters(output).get("binary_data")
         if isinstance(wish, bool):
-            binary[output["name"]] = wish
+            binary[_text(output["name"])] = wish
     return binary
 
 
-def _inputs(message: dict, binary: memoryview | None) -> tuple[InputTensor, ...]:
-    inputs = message.get("inputs")
-    _expect(isinstance(inputs, list) and inputs, "Invalid JSON structure. Missing inputs")
-    tensors = []
-    for tensor in inputs:
-        name, datatype, shape = _describe(tensor)
-        if "data" in tensor:
-            _expect("binary_data_size" not in _parameters(tensor), f"The input {name} has both data and binary data")
-            data = _pack(name, datatype, tensor["data"])
-            _expect(
-                datatype == "BYTES" or len(data) == math.prod(shape) * _ITEM_SIZES[datatype],
-                f"Invalid number of values in tensor proto container - the shape of input {name} says another number",
-            )
-        else:
-            _expect(binary is not None, f"Could not parse input content. The input {name} has no data")
-            size = _binary_size(tensor, name, datatype, shape, len(binary) if len(inputs) == 1 else None)
-            _expect(0 <= size <= len(binary), f"Received buffer size is smaller than input {name} needs: {size}")
-            data, binary = binary[:size], binary[size:]
-        tensors.append(InputTensor(name, datatype, shape, data))
-    mixed = len({"data" in tensor for tensor in inputs}) > 1
-    _expect(not mixed, "Invalid message structure - some inputs are in JSON and some are binary")
+@dataclass(frozen=True, slots=True)
+class _JsonInput:
+    """An input as the JSON describes it. Without elements in the JSON, its data is None: it is binary."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    binary_data_size: str | bool | int | None
+    data: bytes | None
+
+
+def _inputs(message: dict, binary: memoryview) -> tuple[InputTensor, ...]:
+    inputs = message.get("inputs", [])
+    _expect(isinstance(inputs, list), _NOT_AN_ARRAY)
+    _expect(inputs, "Invalid JSON structure, missing inputs")
+    tensors, position = [], 0
+    for tensor in [_json_input(tensor, len(inputs) == 1) for tensor in inputs]:
+        if tensor.data is not None and tensor.binary_data_size is not None:
+            raise ServingError("Request contains values both in binary data and in content value")
+        data: bytes | memoryview | None = tensor.data
+        if data is None:
+            end = position + _binary_size(tensor, len(binary) if len(inputs) == 1 else None)
+            _expect(end <= len(binary), "Received buffer size is smaller than binary_data_size parameter indicates")
+            data, position = binary[position:end], end
+        tensors.append(InputTensor(tensor.name, tensor.datatype, tensor.shape, data))
+    in_json = sum(isinstance(tensor.data, bytes) for tensor in tensors)
+    _expect(
+        in_json in (0, len(tensors)),
+        "Passing buffers both in ModelInferRequest::InferInputTensor::contents and in "
+        "ModelInferRequest::raw_input_contents is not allowed - some inputs are in the JSON and some are not",
+    )
     return tuple(tensors)
 
 
-def _describe(tensor: Any) -> tuple[str, str, tuple[int, ...]]:
-    _expect(isinstance(tensor, dict), "Could not parse input content. An input is an object")
-    name, shape, datatype = tensor.get("name"), tensor.get("shape"), tensor.get("datatype")
-    _expect(_is_text(name), "Could not parse input content. An input has no name")
-    _expect(isinstance(shape, list), f"Could not parse input content. The input {name} has no shape")
-    valid = all(type(dimension) is int and 0 <= dimension < 2**31 for dimension in shape)
-    _expect(valid, f"Could not parse input content. Dimensions of input {name} must be integers from 0 to {2**31 - 1}")
-    _expect(_is_text(datatype), f"Could not parse input content. The input {name} has no datatype")
-    return name, datatype, tuple(shape)
-
-
-def _binary_size(tensor: dict, name: str, datatype: str, shape: tuple[int, ...], everything: int | None) -> int:
-    """Bytes of an input's binary data; of `everything` there is where it is the only input, one element of BYTES."""
+def _json_input(tensor: Any, is_only_one: bool) -> _JsonInput:
+    _expect(isinstance(tensor, dict), _NOT_AN_ARRAY)
+    name, shape, datatype = _text(tensor.get("name")), tensor.get("shape"), _text(tensor.get("datatype"))
+    _expect(
+        isinstance(shape, list) and all(_is_int32(dimension) and dimension >= 0 for dimension in shape), _NOT_AN_ARRAY
+    )
     size = _parameters(tensor).get("binary_data_size")
-    if size is None and datatype == "BYTES" and shape == (1,) and everything is not None:
+    data = None
+    if "data" in tensor:
+        data = _pack(datatype, tensor["data"], shape)
+    elif size is None and datatype == "BYTES":
+        _expect(is_only_one and shape == [1], f"{_NOT_AN_ARRAY}: the input {name} needs a binary_data_size")
+    return _JsonInput(name, datatype, tuple(shape), size, data)
+
+
+def _binary_size(tensor: _JsonInput, everything: int | None) -> int:
+    """Bytes of an input's binary data; of `everything` there is where it is the only input and BYTES."""
+    size = tensor.binary_data_size
+    if size is not None:
+        _expect(type(size) is int and size >= 0, "binary_data_size parameter is invalid and cannot be parsed")
+        return size
+    if everything is not None and tensor.datatype == "BYTES":
         return everything
-    if size is None and datatype in _ITEM_SIZES:
-        return math.prod(shape) * _ITEM_SIZES[datatype]
-    _expect(type(size) is int, f"binary_data_size parameter of input {name} is missing or no integer")
-    return size
+    return math.prod(tensor.shape) * _ITEM_SIZES.get(tensor.datatype, 0)
 
 
-def _pack(name: str, datatype: str, data: Any) -> bytes:
-    values = _flatten(name, data)
+def _pack(datatype: str, data: Any, shape: list[int]) -> bytes | None:
+    """The data that stands in the JSON as the node gets it; None where there are no elements."""
+    _expect(isinstance(data, list), _NOT_AN_ARRAY)
+    _expect(datatype not in ("FP16", "BF16"), f"{_NOT_AN_ARRAY}: {datatype} has no numbers in JSON")
+    values = _flatten(data)
     if datatype == "BYTES":
-        _expect(all(map(_is_text, values)), f"Could not parse input content. {name} needs strings")
-        return pack_bytes(value.encode() for value in values)
+        return pack_bytes(_text(value).encode() for value in values) if values else None
     if datatype not in _NUMBERS:
-        raise InvalidRequest(
-            f"Could not parse input content. Unsupported data precision detected: {datatype} of input {name} in JSON"
-        )
+        raise InvalidRequest("Could not parse input content. Unsupported data precision detected")
     numbers = _NUMBERS[datatype]
-    valid = all(type(value) in numbers.types for value in values)
-    _expect(valid, f"Could not parse input content. A value of {name} is no {datatype}")
-    if numbers.range and values:
-        lowest, highest = numbers.range
-        valid = lowest <= min(values) and max(values) <= highest
-        _expect(valid, f"Could not parse input content. A value of {name} is not from {lowest} to {highest}")
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(values, numbers.read).astype(numbers.dtype).tobytes()
-    except OverflowError:
-        raise InvalidRequest(f"Could not parse input content. A value of {name} is no {datatype}") from None
+    valid = numbers.types.issuperset(map(type, values))
+    if valid and values and numbers.range:
+        valid = numbers.range[0] <= min(values) and max(values) <= numbers.range[1]
+    _expect(valid, f"{_NOT_AN_ARRAY}: a value is no {datatype} of at most 32 bits")
+    expected = math.prod(shape)
+    if values and len(values) != expected:
+        raise InvalidRequest(
+            "Invalid number of values in tensor proto container - "
+            f"Expected: {expected} values; Actual: {len(values)} values"
+        )
+    with np.errstate(over="ignore"):
+        return np.array(values, numbers.read).astype(numbers.dtype).tobytes() if values else None
 
 
-def _flatten(name: str, data: Any) -> list:
-    _expect(isinstance(data, list), f"Could not parse input content. data of input {name} must be an array")
-    flat: list = []
-    stack = [iter(data)]
-    while stack:
-        for value in stack[-1]:
-            if isinstance(value, list):
-                stack.append(iter(value))
-                break
-            flat.append(value)
-        else:
-            stack.pop()
-        _expect(len(stack) <= _MAX_DEPTH, "The JSON of the request is nested too deeply")
-    return flat
+def _flatten(data: list) -> list:
+    if list not in set(map(type, data)):
+        return data
+    return [value for part in data for value in (_flatten(part) if isinstance(part, list) else (part,))]
+
+
+def _check_size(output: OutputTensor) -> None:
+    expected = math.prod(output.shape) * _ITEM_SIZES.get(output.datatype, 0)
+    if output.datatype != "BYTES" and len(output.data) != expected:
+        raise ServingError(
+            "Size of data in tensor_content does not match declared tensor shape - output "
+            f"{output.name}, expected raw output content size: {expected}; actual: {len(output.data)}"
+        )
+    if output.datatype not in _NUMBERS and output.datatype != "BYTES":
+        raise InvalidRequest(
+            f"Could not parse input content. Unsupported data precision detected - output {output.name}, "
+            f"{output.datatype}: ask over gRPC"
+        )
 
 
 def _json_data(output: OutputTensor) -> list:
-    try:
-        if output.datatype == "BYTES":
+    if output.datatype == "BYTES":
+        try:
             return [element.decode() for element in unpack_bytes(output.data)]
-        if output.datatype not in _NUMBERS:
-            raise ValueError("its datatype has no numbers in JSON")
-        values = np.frombuffer(output.data, _NUMBERS[output.datatype].dtype)
-        if values.size != math.prod(output.shape):
-            raise ValueError("the size of its data does not match its shape")
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError("not all of its numbers are finite")
-        return values.tolist()
-    except ValueError as error:
-        raise InvalidRequest(
-            f"The output {output.name} does not fit into JSON ({error}): ask for binary data"
-        ) from None
+        except UnicodeDecodeError as error:
+            raise _no_json(output, str(error)) from None
+        except ValueError as error:
+            raise ServingError(f"Internal server error - output {output.name}: {error}") from None
+    values = np.frombuffer(output.data, _NUMBERS[output.datatype].dtype)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise _no_json(output, "not all of its numbers are finite")
+    return values.tolist()
+
+
+def _no_json(output: OutputTensor, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"The output {output.name} does not fit into JSON ({problem}): ask for binary data")

@@ -4,28 +4,35 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
+import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from pathlib import Path
+from urllib.parse import unquote
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ovms_local import rest_codec
+from ovms_local.configuration import Configuration
 from ovms_local.errors import (
+    ConfigNotReloaded,
     InvalidRequest,
-    ModelNotAvailable,
+    ModelNotReady,
+    ModelVersionNotFound,
     ServerNotReady,
     ServingError,
     UnknownPath,
     WrongMethod,
     describe,
 )
+from ovms_local.graphs import Graphs, GraphState
 from ovms_local.kserve import DataPlane
+from ovms_local.server_config import ServerConfigError, ServerConfigMissing
 from ovms_local.version import SERVER_NAME, server_version
 
 _log = logging.getLogger(__name__)
@@ -36,39 +43,81 @@ _MAX_BODY = 1 << 30
 # nothing for so long, not even the rest of a request, has left or means no good.
 _KEEP_ALIVE = 60
 _OPENAPI = Path(__file__).with_name("openapi.json")
+# Groups: the model's name, and its version if there is one.
+_MODEL = r"/v2/models/([^/]+)(?:/versions/([0-9]+))?"
+_MODELS = r"/(?:v3|v1|v3/v1)/models"
+_MAX_VERSION = 2**63 - 1
+
+_Handler = Callable[..., Awaitable[Response]]
 
 
 class RestApi:
-    """The routes."""
+    """The routes, as an ASGI application."""
 
-    def __init__(self, data_plane: DataPlane, workers: Executor, serve_metrics: bool) -> None:
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        graphs: Graphs,
+        configuration: Configuration,
+        workers: Executor,
+        serve_metrics: bool,
+    ) -> None:
         self._data_plane = data_plane
+        self._graphs = graphs
+        self._configuration = configuration
         self._workers = workers
-        models = ("/v2/models/{model}", "/v2/models/{model}/versions/{version:int}")
-        routes = [
-            Route("/v2", self.server_metadata),
-            Route("/v2/openapi.json", self.openapi),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
-            *(Route(model, self.model_metadata) for model in models),
-            *(Route(f"{model}/ready", self.model_ready) for model in models),
-            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
+        routes: list[tuple[str, str, _Handler]] = [
+            ("GET", "/v2", self.server_metadata),
+            ("GET", "/v2/openapi.json", self.openapi),
+            ("GET", "/v2/health/live", self.live),
+            ("GET", "/v2/health/ready", self.ready),
+            ("GET", f"{_MODEL}/?", self.model_metadata),
+            ("GET", f"{_MODEL}/ready", self.model_ready),
+            ("POST", f"{_MODEL}/infer", self.infer),
+            ("GET", _MODELS, self.list_models),
+            ("GET", f"{_MODELS}/(.+)", self.retrieve_model),
+            ("GET", "/v1/config", self.config_status),
+            ("POST", "/v1/config/reload", self.config_reload),
+            ("GET", "/metrics", self.metrics if serve_metrics else self.no_metrics),
         ]
-        if serve_metrics:
-            routes.append(Route("/metrics", self.metrics))
-        for route in routes:
-            route.methods.discard("HEAD")  # starlette adds it to GET; the real server does not know it
-        handlers = {ServingError: _error_response, HTTPException: _routing_error, Exception: _unexpected_error}
-        self.app = Starlette(routes=routes, exception_handlers=handlers)
-        self.app.router.redirect_slashes = False
+        self._routes = [(method, re.compile(path), handler) for method, path, handler in routes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except ServingError as error:
+            response = _error_response(error)
+        except Exception as error:
+            _log.error("%s failed: %s", request.url.path, describe(error), exc_info=error)
+            response = _error_response(ServingError("Internal server error"))
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _json(b"")
+        if request.method not in ("GET", "POST"):
+            raise WrongMethod
+        # As it came, since a slash in a model's name is written %2F.
+        path = request.scope["raw_path"].decode("latin-1")
+        if ".." in path.split("/"):
+            raise UnknownPath
+        known = False
+        for method, pattern, handler in self._routes:
+            if match := pattern.fullmatch(path):
+                if method == request.method:
+                    return await handler(request, *match.groups())
+                known = True
+        raise WrongMethod if known else UnknownPath
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002
-        return Response()
+        return _json(b"")
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
         if not self._data_plane.ready:
             raise ServerNotReady
-        return Response()
+        return _json(b"")
 
     async def server_metadata(self, request: Request) -> Response:  # noqa: ARG002
         return _json(json.dumps({"name": SERVER_NAME, "version": server_version()}).encode())
@@ -79,29 +128,53 @@ class RestApi:
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._data_plane.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    async def model_metadata(self, request: Request) -> Response:
-        with _not_found_if_unavailable():
-            return _json(rest_codec.encode_metadata(self._data_plane.metadata(request.path_params["model"])))
+    async def no_metrics(self, request: Request) -> Response:  # noqa: ARG002
+        raise UnknownPath
 
-    async def model_ready(self, request: Request) -> Response:
-        with _not_found_if_unavailable():
-            if not self._data_plane.model_ready(request.path_params["model"]):
-                raise ModelNotAvailable
-        return Response()
+    async def model_metadata(self, request: Request, model: str, version: str | None) -> Response:  # noqa: ARG002
+        _check_version(version)
+        return _json(rest_codec.encode_metadata(self._data_plane.metadata(unquote(model), "REST")))
 
-    async def infer(self, request: Request) -> Response:
+    async def model_ready(self, request: Request, model: str, version: str | None) -> Response:  # noqa: ARG002
+        _check_version(version)
+        if not self._data_plane.model_ready(unquote(model), "REST"):
+            raise ModelNotReady
+        return _json(b"")
+
+    async def infer(self, request: Request, model: str, version: str | None) -> Response:
+        _check_version(version)
         body = await _read_body(request)
-        work = (self._infer, request.path_params["model"], body, request.headers.get(_HEADER_LENGTH))
-        return await asyncio.get_running_loop().run_in_executor(self._workers, *work)
+        return await self._on_worker(self._infer, unquote(model), body, request.headers.get(_HEADER_LENGTH))
 
-    def _infer(self, model_name: str, body: bytes, header_length: str | None) -> Response:
-        request, requested = rest_codec.decode_request(model_name, body, header_length)
-        response = self._data_plane.infer(request, "REST")
-        content, json_length = rest_codec.encode_response(response, requested)
-        if json_length is None:
-            return _json(content)
-        headers = {_HEADER_LENGTH: str(json_length)}
-        return Response(content, media_type="application/octet-stream", headers=headers)
+    def _infer(self, model: str, body: bytes, header_length: str | None) -> Response:
+        request, requested = rest_codec.decode_request(model, body, header_length)
+        content, json_length = rest_codec.encode_response(self._data_plane.infer(request, "REST"), requested)
+        headers = {} if json_length is None else {_HEADER_LENGTH: str(json_length)}
+        return _json(content, headers=headers)
+
+    async def list_models(self, request: Request) -> Response:  # noqa: ARG002
+        available = [name for name, state in self._graphs.states().items() if state is GraphState.AVAILABLE]
+        return _json(json.dumps({"object": "list", "data": [_model(name) for name in available]}).encode())
+
+    async def retrieve_model(self, request: Request, model: str) -> Response:  # noqa: ARG002
+        if self._graphs.states().get(unquote(model)) is not GraphState.AVAILABLE:
+            raise ServingError("Model not found")
+        return _json(json.dumps(_model(unquote(model))).encode())
+
+    async def config_status(self, request: Request) -> Response:  # noqa: ARG002
+        return _json(rest_codec.encode_states(self._graphs.states()))
+
+    async def config_reload(self, request: Request) -> Response:
+        try:
+            await self._on_worker(self._configuration.apply)
+        except ServerConfigMissing:
+            raise ServingError("Config file not found or cannot open.") from None
+        except ServerConfigError:
+            raise ConfigNotReloaded from None
+        return await self.config_status(request)
+
+    async def _on_worker(self, work: Callable, *arguments: object) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 
 
 class _Connection(H11Protocol):
@@ -135,10 +208,13 @@ class _Connection(H11Protocol):
 class RestServer(uvicorn.Server):
     """uvicorn within an event loop that is not its own: signals are not its business."""
 
-    def __init__(self, api: RestApi, shutdown_timeout: float) -> None:
+    def __init__(self, api: RestApi, headers: tuple[tuple[str, str], ...], shutdown_timeout: float) -> None:
+        """Serve the routes, with these headers on every response."""
         config = uvicorn.Config(
-            api.app,
+            api,
             http=_Connection,
+            ws="none",
+            headers=list(headers),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -152,8 +228,22 @@ class RestServer(uvicorn.Server):
         return contextlib.nullcontext()
 
 
-def _json(body: bytes, status: int = 200) -> Response:
-    return Response(body, status, media_type="application/json")
+def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _error_response(error: ServingError) -> Response:
+    return _json(json.dumps({"error": str(error)}).encode(), error.http_status)
+
+
+def _check_version(version: str | None) -> None:
+    """Graphs have no versions; one that is too large is refused when the path is read."""
+    if version and int(version) > _MAX_VERSION:
+        raise ModelVersionNotFound
+
+
+def _model(name: str) -> dict:
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "OVMS"}
 
 
 async def _read_body(request: Request) -> bytes:
@@ -176,24 +266,3 @@ async def _read_body(request: Request) -> bytes:
     if size > _MAX_BODY:
         raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
     return b"".join(chunks)
-
-
-@contextlib.contextmanager
-def _not_found_if_unavailable():
-    try:
-        yield
-    except ModelNotAvailable:
-        raise ModelNotAvailable(http_status=404) from None
-
-
-async def _error_response(request: Request, error: ServingError) -> Response:  # noqa: ARG001
-    return _json(json.dumps({"error": str(error)}).encode(), error.http_status)
-
-
-async def _routing_error(request: Request, error: HTTPException) -> Response:
-    return await _error_response(request, WrongMethod() if error.status_code == 405 else UnknownPath())
-
-
-async def _unexpected_error(request: Request, error: Exception) -> Response:
-    _log.error("%s failed: %s", request.url.path, describe(error), exc_info=error)
-    return await _error_response(request, ServingError("Internal server error"))

@@ -1,23 +1,25 @@
-"""The server's life: listen, load the graphs, serve, and stop in good order."""
+"""The server's life: listen, keep the graphs as the configuration wants them, serve, and stop in good order."""
 
 import asyncio
-import gc
+import contextlib
 import ipaddress
 import logging
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import grpc
 
-from ovms_local.graph import Graph
+from ovms_local.configuration import ConfigSource, Configuration
+from ovms_local.graphs import Graphs
 from ovms_local.grpc_server import start_grpc_server
 from ovms_local.kserve import DataPlane
-from ovms_local.loader import GraphLoadError, load_graph
+from ovms_local.metrics import Metrics
 from ovms_local.rest_server import RestApi, RestServer
-from ovms_local.server_config import GraphEntry
+from ovms_local.server_config import Monitoring, ServerConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -29,25 +31,35 @@ _LAST_CALL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where to listen (port None: not at all), and how many seconds running requests have when the server stops."""
+    """What the server is started with.
 
-    grpc_address: str
+    A port of None: that transport is off. `grpc_max_threads` is how many calls and open streams there are at once, None
+    for any number. Times are in seconds: `poll_interval` (0: never) between looks at the configuration, and
+    `shutdown_timeout` for running requests when the server stops.
+    """
+
+    grpc_addresses: tuple[str, ...]
     grpc_port: int | None
-    rest_address: str
+    grpc_channel_arguments: Mapping[str, int | str]
+    grpc_max_threads: int | None
+    rest_addresses: tuple[str, ...]
     rest_port: int | None
-    metrics: bool
+    rest_headers: tuple[tuple[str, str], ...]
+    monitoring: Monitoring
+    poll_interval: int
     shutdown_timeout: float
 
 
 class Server:
     """Serves graphs until a signal comes; to be made within an event loop."""
 
-    def __init__(self, entries: tuple[GraphEntry, ...], settings: ServerSettings) -> None:
-        self._entries = entries
+    def __init__(self, source: ConfigSource, settings: ServerSettings) -> None:
         self._settings = settings
         self._workers = ThreadPoolExecutor(_MAX_WORKERS, thread_name_prefix="worker")
-        self._data_plane = DataPlane([entry.name for entry in entries], self._workers)
-        self._graphs: list[Graph] = []
+        metrics = Metrics(settings.monitoring.families)
+        self._graphs = Graphs(metrics)
+        self._configuration = Configuration(source, self._graphs)
+        self._data_plane = DataPlane(self._graphs, self._workers, metrics)
         self._stop = asyncio.Event()
         self._grpc: grpc.aio.Server | None = None
         self._rest: RestServer | None = None
@@ -64,14 +76,13 @@ class Server:
             loop.add_signal_handler(number, self._on_signal)
         try:
             await self._listen()
-            loading = loop.run_in_executor(self._workers, self._load)
+            keeping = asyncio.create_task(self._keep_graphs())
             await self._stop.wait()
             _log.info("stopping: running requests have %g s to end", self._settings.shutdown_timeout)
             self._data_plane.drain()
-            return await self._wind_down(loading)
+            return await self._wind_down(keeping)
         finally:
-            for graph in self._graphs:
-                graph.finalize()
+            self._graphs.finalize()
             _log.info("stopped")
 
     def _on_signal(self) -> None:
@@ -82,36 +93,40 @@ class Server:
     async def _listen(self) -> None:
         settings = self._settings
         if settings.rest_port is not None:
-            listener = _listen_tcp(settings.rest_address, settings.rest_port)
-            api = RestApi(self._data_plane, self._workers, settings.metrics)
-            self._rest = RestServer(api, settings.shutdown_timeout)
-            self._rest_task = asyncio.create_task(self._rest.serve([listener]))
-            _announce("REST", settings.rest_address, settings.rest_port)
+            listeners = [_listen_tcp(address, settings.rest_port) for address in settings.rest_addresses]
+            serve_metrics = settings.monitoring.enabled
+            api = RestApi(self._data_plane, self._graphs, self._configuration, self._workers, serve_metrics)
+            self._rest = RestServer(api, settings.rest_headers, settings.shutdown_timeout)
+            self._rest_task = asyncio.create_task(self._rest.serve(listeners))
+            _announce("REST", settings.rest_addresses, settings.rest_port)
         if settings.grpc_port is not None:
-            # Found out here, since gRPC's own answer does not say why it can't listen.
-            _listen_tcp(settings.grpc_address, settings.grpc_port).close()
-            target = f"{_bracketed(settings.grpc_address)}:{settings.grpc_port}"
-            self._grpc = await start_grpc_server(self._data_plane, self._workers, [target], {}, None)
-            _announce("gRPC", settings.grpc_address, settings.grpc_port)
+            for address in settings.grpc_addresses:
+                # Found out here, since gRPC's own answer does not say why it can't listen.
+                _listen_tcp(address, settings.grpc_port).close()
+            targets = [f"{_bracketed(address)}:{settings.grpc_port}" for address in settings.grpc_addresses]
+            self._grpc = await start_grpc_server(
+                self._data_plane, self._workers, targets, settings.grpc_channel_arguments, settings.grpc_max_threads
+            )
+            _announce("gRPC", settings.grpc_addresses, settings.grpc_port)
 
-    def _load(self) -> None:
-        for entry in self._entries:
-            if self._stop.is_set():
-                return
-            try:
-                graph = load_graph(entry)
-            except GraphLoadError as error:
-                _log.error("graph %s is not available: %s", entry.name, error)
-                continue
-            self._graphs.append(graph)
-            self._data_plane.load(graph)
-            _log.info("graph %s is ready", entry.name)
-        # What is loaded stays: Python's collector need not go through it again, which at the end takes over a second.
-        gc.freeze()
+    async def _keep_graphs(self) -> None:
+        """Load the graphs, and look again and again what has become of the configuration."""
+        await self._apply_configuration()
         self._data_plane.ready = not self._stop.is_set()
         _log.info("server is ready")
+        interval = self._settings.poll_interval
+        while interval and not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), interval)
+                return
+            await self._apply_configuration()
 
-    async def _wind_down(self, loading: asyncio.Future) -> bool:
+    async def _apply_configuration(self) -> None:
+        # It has said so in the log, and is looked at again.
+        with contextlib.suppress(ServerConfigError):
+            await asyncio.get_running_loop().run_in_executor(self._workers, self._configuration.apply)
+
+    async def _wind_down(self, keeping: asyncio.Task) -> bool:
         """End the transports, then wait for worker threads; False where some are still in a node."""
         transports = []
         if self._grpc:
@@ -120,14 +135,15 @@ class Server:
             self._rest.should_exit = True
             transports.append(self._rest_task)
         timeout = self._settings.shutdown_timeout
-        _, still_loading = await asyncio.wait([loading, *transports], timeout=timeout + _LAST_CALL)
-        idle = await self._data_plane.wait_idle(_LAST_CALL)
-        return idle and not still_loading
+        _, still_running = await asyncio.wait([keeping, *transports], timeout=timeout + _LAST_CALL)
+        idle = await asyncio.to_thread(self._graphs.wait_idle, _LAST_CALL)
+        return idle and not still_running
 
 
-def _announce(protocol: str, address: str, port: int) -> None:
-    _log.info("%s listens on %s:%d", protocol, _bracketed(address), port)
-    if not _is_loopback(address):
+def _announce(protocol: str, addresses: tuple[str, ...], port: int) -> None:
+    for address in addresses:
+        _log.info("%s listens on %s:%d", protocol, _bracketed(address), port)
+    if not all(map(_is_loopback, addresses)):
         _log.warning("%s is open to other machines: without authentication, without encryption", protocol)
 
 

@@ -2,67 +2,121 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
+
+from ovms_local.metrics import MetricsError, enabled_families
 
 _SECTIONS = (
     "model_config_list", "mediapipe_config_list", "pipeline_config_list", "custom_node_library_config_list",
     "custom_loader_config_list", "monitoring",
 )  # fmt: skip
-_ENTRY_KEYS = ("name", "base_path", "graph_path", "subconfig")
+_GRAPH_KEYS = ("name", "base_path", "graph_path", "subconfig")
+_MODEL_KEYS = (
+    *_GRAPH_KEYS, "batch_size", "model_version_policy", "shape", "layout", "nireq", "target_device", "allow_cache",
+    "plugin_config", "custom_loader_options",
+)  # fmt: skip
 _DEFAULT_GRAPH = "graph.pbtxt"
+_VERSION_FOLDER = "1"
 
 
 class ServerConfigError(ValueError):
-    """A configuration the server can't start with; the text says what is wrong with it."""
+    """A configuration that is none; the text says what is wrong with it."""
+
+
+class ServerConfigMissing(ServerConfigError):
+    """A config.json that can't be opened."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphEntry:
-    """A graph to serve. With a `problem`, it is known by name but can't be loaded."""
+    """A graph to serve."""
 
     name: str
     base_path: Path
     graph_path: Path
-    problem: str = ""
 
 
-def read_server_config(path: Path) -> tuple[GraphEntry, ...]:
-    """The graphs that a config.json lists, in its order, those of `model_config_list` first.
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """Whether to serve metrics, and which."""
+
+    enabled: bool
+    families: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What a config.json says; of several graphs of one name, whose names are the `duplicates`, the first counts."""
+
+    graphs: tuple[GraphEntry, ...]
+    duplicates: tuple[str, ...] = ()
+    monitoring: Monitoring | None = None
+
+
+def parse_server_config(content: bytes, path: Path) -> ServerConfig:
+    """The content of the config.json at `path`: the graphs of `mediapipe_config_list`, then of `model_config_list`.
 
     Raises:
-        ServerConfigError: the file can't be read, is no JSON, or does not have the layout of a config.json.
+        ServerConfigError: it is no JSON, or does not have the layout of a config.json.
     """
     try:
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ServerConfigError(f"can't read {path}: {error.strerror}") from error
+        config = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ServerConfigError(f"{path} is not valid JSON: {error}") from error
     try:
-        return _entries(config, path.absolute().parent)
-    except ServerConfigError as error:
+        _check_sections(config)
+        graphs = _graphs(config, path.absolute().parent)
+        first = {graph.name: graph for graph in reversed(graphs)}
+        unique = tuple(graph for graph in graphs if first[graph.name] is graph)
+        duplicates = tuple(graph.name for graph in graphs if first[graph.name] is not graph)
+        return ServerConfig(unique, duplicates, _monitoring(config))
+    except (ServerConfigError, MetricsError) as error:
         raise ServerConfigError(f"{path}: {error}") from None
 
 
 def single_graph(name: str, folder: Path) -> GraphEntry:
     """What `--model_name` and `--model_path` ask for: one graph, without a config.json."""
-    return _entry({"name": name, "base_path": str(folder.absolute())}, Path.cwd())
+    return _in_version_folder({"name": name, "base_path": str(folder.absolute())}, Path.cwd())
 
 
-def _entries(config: object, folder: Path) -> tuple[GraphEntry, ...]:
+def _check_sections(config: object) -> None:
     _check_type(config, dict, "the file")
     for section in config:
         if section not in _SECTIONS:
             raise ServerConfigError(f"{section!r} is not a section of a config.json")
     if "model_config_list" not in config:
         raise ServerConfigError("model_config_list is missing (it may be empty: [])")
-    entries = [_model_entry(entry, folder) for entry in _list(config, "model_config_list")]
-    entries += [_entry(entry, folder) for entry in _list(config, "mediapipe_config_list")]
-    names = [entry.name for entry in entries]
-    for position, name in enumerate(names):
-        if name in names[:position]:
-            raise ServerConfigError(f"two entries have the name {name!r}")
-    return tuple(entries)
+
+
+def _graphs(config: dict, folder: Path) -> list[GraphEntry]:
+    graphs = []
+    for entry in _list(config, "mediapipe_config_list"):
+        _check_entry(entry, _GRAPH_KEYS)
+        graphs.append(_graph(entry, folder))
+    for model in _list(config, "model_config_list"):
+        _check_type(model, dict, "an entry of model_config_list")
+        if list(model) != ["config"]:
+            raise ServerConfigError('an entry of model_config_list is {"config": {...}} and nothing else')
+        _check_entry(model["config"], _MODEL_KEYS)
+        graphs.append(_in_version_folder(model["config"], folder))
+    return graphs
+
+
+def _monitoring(config: dict) -> Monitoring | None:
+    if "monitoring" not in config:
+        return None
+    monitoring = config["monitoring"]
+    _check_type(monitoring, dict, "monitoring")
+    metrics = monitoring.get("metrics")
+    _check_type(metrics, dict, '"metrics" in monitoring')
+    for key in (*(key for key in monitoring if key != "metrics"), *metrics):
+        if key not in ("enable", "metrics_list"):
+            raise ServerConfigError(f"{key!r} is not a key of monitoring")
+    _check_type(metrics.get("enable"), bool, '"enable" of the metrics')
+    names = _list(metrics, "metrics_list") if "metrics_list" in metrics else None
+    for name in names or ():
+        _check_type(name, str, "a name in metrics_list")
+    return Monitoring(metrics["enable"], enabled_families(names))
 
 
 def _list(config: dict, section: str) -> list:
@@ -73,34 +127,31 @@ def _list(config: dict, section: str) -> list:
 
 def _check_type(value: object, expected: type, what: str) -> None:
     if not isinstance(value, expected):
-        names = {dict: "an object", list: "a list", str: "a string"}
+        names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
         raise ServerConfigError(f"{what} must be {names[expected]}, not {json.dumps(value)[:40]}")
 
 
-def _model_entry(entry: object, folder: Path) -> GraphEntry:
-    """An entry of model_config_list: a graph where it names one or its folder holds one."""
-    _check_type(entry, dict, "an entry of model_config_list")
-    config = entry.get("config")
-    _check_type(config, dict, '"config" in model_config_list')
-    graph = _entry({key: config[key] for key in _ENTRY_KEYS if key in config}, folder)
-    if not graph.problem and "graph_path" not in config and not graph.graph_path.exists():
-        problem = f"it has no {_DEFAULT_GRAPH}: models without a graph are not supported here"
-        return GraphEntry(graph.name, graph.base_path, graph.graph_path, problem)
-    return graph
-
-
-def _entry(entry: object, folder: Path) -> GraphEntry:
-    _check_type(entry, dict, "an entry of mediapipe_config_list")
+def _check_entry(entry: object, keys: tuple[str, ...]) -> None:
+    _check_type(entry, dict, "a graph's entry")
     for key, value in entry.items():
-        if key not in _ENTRY_KEYS:
-            raise ServerConfigError(f"{key!r} is not a key of a graph's entry: {', '.join(_ENTRY_KEYS)}")
-        _check_type(value, str, f"{key!r} of a graph's entry")
+        if key not in keys:
+            raise ServerConfigError(f"{key!r} is not a key of a graph's entry: {', '.join(keys)}")
+        if key in _GRAPH_KEYS:
+            _check_type(value, str, f"{key!r} of a graph's entry")
     if not entry.get("name"):
         raise ServerConfigError("a graph's entry has no name")
+
+
+def _graph(entry: dict, folder: Path) -> GraphEntry:
     name = entry["name"]
-    paths = (entry.get("base_path") or name, entry.get("graph_path") or _DEFAULT_GRAPH)
-    base_path = folder / paths[0]
-    graph_path = base_path / paths[1]
-    escapes = [path for path in paths if ".." in PurePath(path).parts]
-    problem = f"the path {escapes[0]!r} has '..' in it, which is not allowed" if escapes else ""
-    return GraphEntry(name, base_path, graph_path, problem)
+    base_path = folder / (entry.get("base_path") or name)
+    return GraphEntry(name, base_path, base_path / (entry.get("graph_path") or _DEFAULT_GRAPH))
+
+
+def _in_version_folder(entry: dict, folder: Path) -> GraphEntry:
+    """A graph whose files may lie in the folder of a model's version, as all others of a model repository do."""
+    graph = _graph(entry, folder)
+    version = graph.base_path / _VERSION_FOLDER
+    if graph.graph_path.is_file() or not (version / _DEFAULT_GRAPH).is_file():
+        return graph
+    return GraphEntry(graph.name, version, version / _DEFAULT_GRAPH)

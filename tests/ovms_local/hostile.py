@@ -216,7 +216,7 @@ def _send_rest(server: RunningServer, channel: grpc.Channel, draw: random.Random
         response = connection.getresponse()
         content = response.read()
         problems = []
-        if response.status not in _REST_STATUSES:
+        if response.status not in _REST_STATUSES or b"Internal server error" in content:
             problems.append(f"REST: {response.status} {content!r} for {method} {path} {body!r} {headers}"[:2000])
         return f"REST {response.status}", problems
     except (OSError, http.client.HTTPException) as error:

@@ -1,16 +1,20 @@
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.http as tritonhttp
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import service_pb2 as pb
 
 from tests.ovms_local.kserve_requests import Stream, request
 
@@ -84,15 +88,20 @@ def test_routes_of_a_model_with_and_without_version(rest, version):
     [
         ("/v2/models/nope", 404),
         ("/v2/models/nope/ready", 404),
-        ("/v2/models/broken", 404),
+        ("/v2/models/nope/versions/99999999999999999999", 404),
+        ("/v2/models/broken", 500),
         ("/v2/models/broken/ready", 404),
         ("/", 400),
-        ("/v1/models/echo", 400),
+        ("/v3/models/nope", 500),
+        ("/v1/models/broken", 500),
+        ("/v1/configuration", 400),
+        ("/v2/models/../models/echo", 400),
         ("/v2/", 400),
         ("/v2/models", 400),
         ("/v2/models/echo/versions/x/ready", 400),
         ("/v2/models/echo/other", 400),
         (ECHO, 406),
+        ("/v1/config/reload", 406),
     ],
 )
 def test_errors_of_get(rest, path, status):
@@ -101,10 +110,63 @@ def test_errors_of_get(rest, path, status):
     assert set(json.loads(body)) == {"error"}
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"])
-@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/models/echo", "/v2/models/echo/ready", "/metrics"])
-def test_wrong_methods(rest, path, method):
+GET_PATHS = [
+    "/v2",
+    "/v2/health/live",
+    "/v2/models/echo",
+    "/v2/models/echo/ready",
+    "/metrics",
+    "/v1/config",
+    "/v3/models",
+]
+
+
+@pytest.mark.parametrize("path", GET_PATHS)
+def test_a_post_to_what_is_read_is_refused(rest, path):
+    assert rest(path, method="POST")[0] == 406
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "HEAD", "PATCH", "TRACE", "NONSENSE"])
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/nope", "/no/such/path", ECHO])
+def test_other_methods_are_refused_on_every_path(rest, path, method):
     assert rest(path, method=method)[0] == 406
+
+
+@pytest.mark.parametrize("path", ["/v2", "/no/such/path", ECHO])
+def test_options_are_answered_on_every_path(rest, path):
+    status, headers, body = rest(path, method="OPTIONS", headers={"Origin": "http://example.com"})
+    assert (status, body) == (200, b"")
+    assert not [name for name in headers if name.startswith("Access-Control")]
+
+
+def test_a_slash_behind_a_models_name_changes_nothing(rest):
+    assert rest("/v2/models/echo/")[::2] == rest("/v2/models/echo")[::2]
+    assert rest("/v2/models/echo/versions/1/")[0] == 200
+    assert rest("/v2/models/echo/ready/")[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/v3/models", "/v1/models"])
+def test_models_are_listed_as_openai_does(rest, path):
+    before = time.time()
+    answer = json.loads(rest(path)[2])
+    assert answer["object"] == "list"
+    assert [model["id"] for model in answer["data"]] == ["chain", "echo", "pair", "scripted", "stream"]
+    model = json.loads(rest(f"{path}/echo")[2])
+    assert set(model) == {"id", "object", "created", "owned_by"}
+    assert (model["id"], model["object"], model["owned_by"]) == ("echo", "model", "OVMS")
+    assert before - 1 <= model["created"] <= time.time()
+    assert json.loads(rest(f"{path}/nope")[2]) == {"error": "Model not found"}
+
+
+def test_config_says_what_became_of_each_graph(rest):
+    status, headers, body = rest("/v1/config")
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    states = json.loads(body)
+    assert list(states) == ["broken", "chain", "echo", "pair", "scripted", "stream"]
+    for name, state, code in (("echo", "AVAILABLE", "OK"), ("broken", "LOADING", "FAILED_PRECONDITION")):
+        version = {"version": "1", "state": state, "status": {"error_code": code, "error_message": code}}
+        assert states[name] == {"model_version_status": [version]}
+    assert rest("/v1/config/reload", b"")[::2] == (200, body), "there is nothing to reload"
 
 
 # Infer
@@ -115,17 +177,23 @@ def test_the_layout_is_that_of_the_demo(rest):
     status, headers, answer = rest(ECHO, body)
     assert (status, headers["Content-Type"]) == (200, "application/json")
     lines = answer.decode().splitlines()
-    assert lines[:8] == [
+    assert lines[:5] == [
         "{",
         '    "model_name": "echo",',
         '    "id": "7",',
+        '    "model_version": "1",',
+        '    "parameters": {',
+    ]
+    assert lines[6:] == [
+        "    },",
         '    "outputs": [{',
         '            "name": "out",',
         '            "shape": [2],',
         '            "datatype": "BYTES",',
         '            "data": ["say \\"hi\\"", "né"]',
+        "        }]",
+        "}",
     ]
-    assert lines[8].startswith("        }]")
     assert "id" not in json.loads(rest(ECHO, {"inputs": body["inputs"]})[2])
     assert isinstance(json.loads(answer)["parameters"]["OVMS_MP_TIMESTAMP"], int)
 
@@ -155,8 +223,8 @@ def test_every_datatype_passes_flat_and_nested(infer, datatype, values):
 @pytest.mark.parametrize(
     ("datatype", "sent", "got"),
     [
-        ("INT8", 128, -128), ("INT8", -129, 127), ("INT16", 65535, -1), ("INT16", 2**31, 0),
-        ("UINT8", 256, 0), ("UINT8", -1, 255), ("UINT16", -2, 65534), ("UINT16", 2**32 - 1, 65535),
+        ("INT8", 300, 44), ("INT8", -129, 127), ("INT8", 2**31 - 1, -1), ("INT16", 65535, -1), ("INT16", -(2**31), 0),
+        ("UINT8", 300, 44), ("UINT8", 2**32 - 1, 255), ("UINT16", 65536, 0), ("UINT16", 2**32 - 1, 65535),
     ],
 )  # fmt: skip
 def test_small_integers_wrap(infer, datatype, sent, got):
@@ -172,10 +240,9 @@ def test_fp64_passes_through_single_precision(infer):
     [
         ("FP16", 1), ("BF16", 1), ("MYTYPE", 1),
         ("INT64", 2**31), ("INT64", -(2**31) - 1), ("UINT64", 2**32), ("UINT64", -1), ("INT32", 2**31),
-        ("UINT8", 2**32),
+        ("UINT8", 2**32), ("UINT8", -1), ("UINT16", -2), ("INT8", 3_000_000_000), ("INT16", 2**31),
         ("INT32", "1"), ("INT32", True), ("INT32", 1.0), ("INT32", None), ("INT32", {}), ("FP32", "1"), ("FP32", True),
         ("BOOL", 1), ("BOOL", "true"), ("BYTES", 1), ("BYTES", None), ("BYTES", True), ("INT64", 10**40),
-        ("FP32", int("9" * 400)),
     ],
 )  # fmt: skip
 def test_values_that_do_not_fit_are_refused(infer, datatype, value):
@@ -198,10 +265,17 @@ def test_the_shape_must_fit_the_data(infer):
 INPUT = {"name": "in", "datatype": "INT32", "shape": [1], "data": [1]}
 
 
+def nested(depth):
+    """A request whose JSON is nested so deep."""
+    arrays = b"[" * (depth - 3) + b"1" + b"]" * (depth - 3)
+    return json.dumps({"inputs": [INPUT]}).encode().replace(b"[1]}", arrays + b"}")
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
         (b"", 412), (b"{", 412), (b"\xff", 412), (b'{"inputs": NaN}', 412), (b"hello", 412), (b'{"a": 1} x', 412),
+        (b'{"a": 1e400}', 412), ({"inputs": [INPUT], "id": "\ud800"}, 412),
         (b"[]", 400), (b"1", 400), (b"null", 400), (b"{}", 400),
         ({"inputs": []}, 400), ({"inputs": {}}, 400), ({"inputs": [1]}, 400), ({"inputs": [{}]}, 400),
         ({"inputs": [INPUT | {"name": 1}]}, 400), ({"inputs": [INPUT | {"datatype": 1}]}, 400),
@@ -209,25 +283,59 @@ INPUT = {"name": "in", "datatype": "INT32", "shape": [1], "data": [1]}
         ({"inputs": [INPUT | {"data": {}}]}, 400), ({"inputs": [INPUT | {"parameters": 1}]}, 400),
         ({"inputs": [INPUT | {"name": "other"}]}, 400), ({"inputs": [INPUT, INPUT]}, 400),
         ({"inputs": [INPUT], "id": 1}, 400), ({"inputs": [INPUT], "outputs": {}}, 400),
-        ({"inputs": [INPUT], "id": "\ud800"}, 400), ({"inputs": [INPUT | {"name": "\ud800"}]}, 400),
-        ({"inputs": [INPUT | {"datatype": "\ud800"}]}, 400), ({"inputs": [INPUT | {"data": ["\ud800"]}]}, 400),
-        ({"inputs": [{"name": "in", "datatype": "BYTES", "shape": [1], "data": ["\ud800"]}]}, 400),
         ({"inputs": [INPUT], "outputs": [{}]}, 400), ({"inputs": [INPUT], "parameters": []}, 400),
         ({"inputs": [INPUT], "parameters": {"a": 1.5}}, 400),
         ({"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": "1"}}, 500),
-        ({"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": 2**63}}, 500),
+        ({"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": True}}, 500),
+        ({"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": 2**31}}, 400),
+        ({"inputs": [INPUT], "parameters": {"a": -(2**31) - 1}}, 400),
+        ({"inputs": [INPUT], "parameters": {"py": 1}}, 500),
         ({"inputs": [{"name": "in", "datatype": "INT32", "shape": [1]}]}, 400),
-        ({"inputs": [{"name": "in", "datatype": "INT32", "shape": [0]}]}, 400),
-        ({"inputs": [{"name": "in", "datatype": "BYTES", "shape": [1]}]}, 400),
+        ({"inputs": [{"name": "in", "datatype": "BYTES", "shape": [2]}]}, 400),
         (json.dumps({"inputs": [INPUT]}).encode("utf-16"), 412), (b"\xef\xbb\xbf{}", 412),
-        (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400),
-        (json.dumps({"inputs": [INPUT]}).encode().replace(b"[1]}", b"[" * 500 + b"1" + b"]" * 500 + b"}"), 400),
+        (nested(101), 500), (nested(100_000), 500), (b"[" * 101, 500), (b"[" * 100, 412),
     ],
 )  # fmt: skip
 def test_malformed_bodies(rest, body, status):
     got, headers, answer = rest(ECHO, body)
     assert (got, headers["Content-Type"]) == (status, "application/json")
     assert json.loads(answer)["error"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": {"a": "text", "b": -(2**31), "c": True}},
+        {"id": "x", "outputs": [], "more": None},
+        {"inputs": [INPUT | {"shape": [0], "data": []}]},
+        {"inputs": [{"name": "in", "datatype": "INT32", "shape": [0]}]},
+        {"inputs": [INPUT | {"shape": [2], "data": [[1], [[2]]]}]},
+    ],
+)
+def test_what_else_a_request_may_say(rest, change):
+    assert rest(ECHO, {"inputs": [INPUT]} | change)[0] == 200
+
+
+def test_json_may_be_nested_100_deep(rest):
+    status, _, answer = rest(ECHO, nested(100))
+    assert (status, json.loads(answer)["outputs"][0]["data"]) == (200, [1])
+    brackets = {"inputs": [INPUT | {"datatype": "BYTES", "data": ["[{" * 200 + '\\"[']}]}
+    assert rest(ECHO, brackets)[0] == 200, "brackets in strings don't count"
+
+
+def test_the_first_of_equal_keys_counts(rest):
+    status, _, answer = rest(
+        ECHO, json.dumps({"inputs": [INPUT], "id": "a"}).encode()[:-1] + b', "id": "b", "inputs": 1}'
+    )
+    assert (status, json.loads(answer)["id"]) == (200, "a")
+
+
+def test_a_string_ends_at_its_first_null_character(infer, rest):
+    assert infer("BYTES", [2], ["ab\0cd", "\0"]) == ["ab", ""]
+    body = {"inputs": [INPUT | {"name": "in\0x", "datatype": "INT32\0"}], "id": "7\0\0", "parameters": {"a\0": "b\0"}}
+    status, _, answer = rest(ECHO, body)
+    assert (status, json.loads(answer)["id"]) == (200, "7")
+    assert rest(ECHO, json.dumps({"inputs": [INPUT]}).encode() + b"\0 rest")[0] == 200
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
@@ -238,9 +346,13 @@ def test_the_content_type_does_not_matter(rest, content_type):
 def test_unknown_and_broken_graphs_and_failing_nodes(infer, rest):
     for model in ("nope", "broken"):
         assert rest(f"/v2/models/{model}/infer", b"")[0] == 412, "the body is read first"
+        assert rest(f"/v2/models/{model}/infer", {})[0] == 400
     order = ["BYTES", [1], [json.dumps({"raise": "on purpose"})]]
-    assert infer(*order, path="/v2/models/nope/infer")[0] == 404
-    assert infer(*order, path="/v2/models/broken/infer")[0] == 500
+    assert infer(*order, path="/v2/models/nope/infer") == (
+        404,
+        "Mediapipe graph definition with requested name is not found",
+    )
+    assert infer(*order, path="/v2/models/broken/infer") == (500, "Mediapipe is not loaded yet")
     status, error = infer(*order, path="/v2/models/scripted/infer")
     assert status == 400
     assert error == (
@@ -250,20 +362,50 @@ def test_unknown_and_broken_graphs_and_failing_nodes(infer, rest):
     )
 
 
-def test_a_timestamp_comes_back(rest):
-    body = {"inputs": [INPUT], "parameters": {"OVMS_MP_TIMESTAMP": 42}}
-    assert json.loads(rest(ECHO, body)[2])["parameters"] == {"OVMS_MP_TIMESTAMP": 42}
+def timestamp(rest, **parameters):
+    answer = rest(ECHO, {"inputs": [INPUT], "parameters": parameters})[2]
+    return json.loads(answer)["parameters"]["OVMS_MP_TIMESTAMP"]
 
 
-def test_outputs_without_a_place_in_json_are_refused(infer):
-    script = {"path": "/v2/models/scripted/infer"}
-    for order in (
-        {"make": "array", "dtype": "float16", "values": [1]},
-        {"make": "array", "dtype": "float32", "values": [float("inf")]},
-        {"make": "array", "dtype": "int64", "values": [1]},  # says INT32 with 8 bytes
-        {"make": "bytes", "size": 3, "datatype": "BYTES"},
-    ):
-        assert infer("BYTES", [1], [json.dumps(order)], **script)[0] == 400
+def test_a_timestamp_comes_back_as_its_lower_half(rest):
+    assert timestamp(rest, OVMS_MP_TIMESTAMP=-42) == -42
+    before = time.time_ns() // 1000
+    lower_half = timestamp(rest)
+    passed = (lower_half - before) % 2**32
+    assert 0 <= passed <= time.time_ns() // 1000 - before
+    assert -(2**31) <= lower_half < 2**31
+
+
+@pytest.mark.parametrize("binary_data", [False, True])
+@pytest.mark.parametrize(
+    ("order", "status"),
+    [
+        ({"make": "array", "dtype": "float16", "values": [1]}, 400),
+        ({"make": "array", "dtype": "int64", "values": [1]}, 500),  # says INT32 with 8 bytes
+        ({"make": "array", "dtype": "int32", "values": [1], "shape": [2]}, 500),
+        ({"make": "array", "dtype": "int32", "values": [1], "shape": [-1]}, 500),
+        ({"make": "array", "dtype": "int32", "values": [1], "datatype": "X"}, 500),
+        ({"make": "array", "dtype": "int32", "values": [], "datatype": "X"}, 400),
+    ],
+)
+def test_outputs_that_are_refused(infer, order, status, binary_data):
+    outputs = [{"name": "out", "parameters": {"binary_data": binary_data}}]
+    assert infer("BYTES", [1], [json.dumps(order)], "/v2/models/scripted/infer", outputs=outputs)[0] == status
+
+
+@pytest.mark.parametrize(
+    ("order", "status"),
+    [
+        ({"make": "bytes", "size": 3, "datatype": "BYTES"}, 500),
+        ({"make": "array", "dtype": "float32", "values": [float("inf")]}, 400),
+    ],
+)
+def test_outputs_that_are_refused_in_json_alone(infer, rest, order, status):
+    answer = infer("BYTES", [1], [json.dumps(order)], "/v2/models/scripted/infer")
+    assert answer[0] == status
+    inputs = [{"name": "in", "datatype": "BYTES", "shape": [1], "data": [json.dumps(order)]}]
+    asked = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    assert rest("/v2/models/scripted/infer", asked)[0] == 200
 
 
 # The binary extension
@@ -303,7 +445,7 @@ def test_binary_outputs(rest, outputs, parameters):
     status, headers, answer = rest(ECHO, body)
     length = int(headers["Inference-Header-Content-Length"])
     output = json.loads(answer[:length])["outputs"][0]
-    assert (status, output["parameters"]) == (200, {"binary_data_size": 4})
+    assert (status, headers["Content-Type"], output["parameters"]) == (200, "application/json", {"binary_data_size": 4})
     assert "data" not in output
     assert answer[length:] == b"\1\0\0\0"
 
@@ -326,13 +468,18 @@ BINARY = {"name": "in", "datatype": "INT32", "shape": [2]}
         (BINARY | {"parameters": {"binary_data_size": -1}}, b"12345678"),
         (BINARY | {"parameters": {"binary_data_size": "8"}}, b"12345678"),
         (BINARY | {"parameters": {"binary_data_size": 4}}, b"12345678"),
-        (BINARY | {"parameters": {"binary_data_size": 8}, "data": [1, 2]}, b"12345678"),
         (BINARY | {"datatype": "BYTES"}, b"12345678"),
         (BINARY | {"datatype": "MYTYPE"}, b"12345678"),
     ],
 )
 def test_malformed_binary_inputs(rest, tensor, data):
     assert binary(rest, {"inputs": [tensor]}, data)[0] == 400
+
+
+def test_data_in_both_places_is_an_error_of_the_server(rest):
+    tensor = BINARY | {"parameters": {"binary_data_size": 8}}
+    assert binary(rest, {"inputs": [tensor | {"data": [1, 2]}]}, b"12345678")[0] == 500
+    assert binary(rest, {"inputs": [tensor | {"data": []}]}, b"12345678")[0] == 200
 
 
 def test_json_and_binary_inputs_do_not_mix(rest):
@@ -343,7 +490,7 @@ def test_json_and_binary_inputs_do_not_mix(rest):
 @pytest.mark.parametrize("length", ["-1", "x", "99999", "1e1", "²"])
 def test_a_wrong_header_length(rest, length):
     headers = {"Inference-Header-Content-Length": length}
-    assert rest(ECHO, {"inputs": [INPUT]}, headers=[(n, v.encode("latin-1")) for n, v in headers.items()])[0] == 400
+    assert rest(ECHO, {"inputs": [INPUT]}, headers=[(n, v.encode("latin-1")) for n, v in headers.items()])[0] == 500
 
 
 # Real clients
@@ -453,7 +600,8 @@ def test_metrics(rest, infer, stub):
     ask({"make": "text"})
     before = samples(rest)
     ask({"make": "text"})
-    ask({}, inputs=[{"name": "other", "datatype": "INT32", "shape": [1], "data": [1]}])
+    ask({"make": "text"}, inputs=[])
+    infer("INT32", [1], [1], path="/v2/models/scripted/infer", inputs=[INPUT | {"name": "other"}])
     ask({"raise": "x"})
     stream = Stream(stub)
     stream.send(request("stream", {"count": 3}))
@@ -467,16 +615,51 @@ def test_metrics(rest, infer, stub):
         return after[name, interface, method] - before[name, interface, method]
 
     assert grown("ovms_requests_accepted") == 2
-    assert grown("ovms_requests_rejected") == 1
+    assert grown("ovms_requests_rejected") == 1, "a body that is no request is nobody's"
     assert grown("ovms_responses") == 1
     assert grown("ovms_graph_error") == 1
     assert grown("ovms_requests_accepted", "gRPC", "ModelInferStream") == 1
     assert grown("ovms_responses", "gRPC", "ModelInferStream") == 3
-    assert grown("ovms_graph_processing_time_us_count", None) == 2
+    assert grown("ovms_graph_processing_time_us_count", None) == 1, "of those that did not fail"
+    assert grown("ovms_graph_processing_time_us_count", None, "ModelInferStream") == 1
+    assert "ovms_graph_request_latency_us_count" not in {name for name, _, _ in after}
     text = rest("/metrics")[2].decode()
     assert 'ovms_requests_accepted{api="KServe",interface="gRPC",method="ModelInfer",name="broken"} 0.0' in text
     assert 'ovms_requests_accepted{api="KServe",interface="REST",method="ModelInfer",name="scripted"}' in text
     assert "# TYPE ovms_requests_accepted counter" in text
+
+
+def test_metrics_of_readiness_and_metadata(rest, stub):
+    before = samples(rest)
+    for name in ("echo", "broken", "nope"):
+        rest(f"/v2/models/{name}/ready")
+        rest(f"/v2/models/{name}")
+        with contextlib.suppress(grpc.RpcError):
+            stub.ModelReady(pb.ModelReadyRequest(name=name))
+        with contextlib.suppress(grpc.RpcError):
+            stub.ModelMetadata(pb.ModelMetadataRequest(name=name))
+    grown = samples(rest) - before
+    for interface in ("gRPC", "REST"):
+        assert grown["ovms_requests_success", interface, "ModelReady"] == 2
+        assert grown["ovms_requests_success", interface, "ModelMetadata"] == 1
+        assert grown["ovms_requests_fail", interface, "ModelMetadata"] == 1
+        assert grown["ovms_requests_fail", interface, "ModelReady"] == 0
+
+
+def test_the_buckets_of_the_histogram_are_the_servers(rest):
+    families = text_string_to_metric_families(rest("/metrics")[2].decode())
+    [processing] = [family for family in families if family.name == "ovms_graph_processing_time_us"]
+    labels = {"method": "ModelInfer", "name": "echo"}
+    bounds = [s.labels["le"] for s in processing.samples if "le" in s.labels and labels.items() <= s.labels.items()]
+    assert len(bounds) == 33 + 1
+    assert [float(bound) for bound in (*bounds[:4], bounds[32], bounds[33])] == [
+        10,
+        18,
+        32,
+        58,
+        1474755971,
+        float("inf"),
+    ]
 
 
 def test_parallel_clients_get_their_own_answers(infer):

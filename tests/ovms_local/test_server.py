@@ -6,6 +6,8 @@ import stat
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -60,25 +62,10 @@ def test_version_has_the_servers_lines():
     assert lines[2].startswith("OpenVINO GenAI backend ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--config_path", "x"], "nothing to listen on"),
-        (["--port", "9"], "give --config_path, or --model_name and --model_path"),
-        (["--port", "9", "--model_name", "x"], "give --config_path, or --model_name and --model_path"),
-        (["--port", "9", "--config_path", "x", "--model_name", "y"], "goes without"),
-        (["--port", "99999", "--config_path", "x"], "99999 is no port"),
-        (["--port", "9", "--rest_port", "9", "--config_path", "x"], "must differ"),
-        (["--port", "9", "--config_path", "x", "--metrics_enable"], "needs --rest_port"),
-        (["--port", "9", "--config_path", "x", "--log_level", "LOUD"], "invalid choice"),
-        (["--port", "9", "--config_path", "x", "--grpc_workers", "0"], "less than 1"),
-        (["--port", "9", "--config_path", "x", "--shutdown_timeout", "-1"], "no number of seconds"),
-    ],
-)
-def test_wrong_arguments_are_told(arguments, text):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert text in result.stderr.splitlines()[-1]
+def test_a_flag_that_nobody_knows_ends_the_server_with_exit_code_64():
+    result = run("--port", "9", "--config_path", "x", "--no_such_flag")
+    assert result.returncode == 64
+    assert result.stderr == "python -m ovms_local: error: unrecognized arguments: --no_such_flag\n"
 
 
 def test_a_configuration_that_is_not_there_ends_the_server_with_one_line(tmp_path):
@@ -176,6 +163,125 @@ def test_all_lines_of_the_log_have_time_level_and_source(make_servable):
         assert (len(date), len(time)) == (10, 12)
         assert level in ("ERROR", "WARNING", "INFO", "DEBUG", "TRACE")
         assert source.endswith(":")
+
+
+@pytest.fixture(scope="module")
+def flagged(tmp_path_factory):
+    """A server with those flags that change what a client sees, and the file of its log."""
+    folder = tmp_path_factory.mktemp("flagged")
+    log = folder / "server.log"
+    arguments = [
+        "--log_path", str(log), "--grpc_bind_address", "127.0.0.1,127.0.0.3", "--rest_bind_address",
+        "127.0.0.1,127.0.0.3", "--grpc_channel_arguments", "grpc.max_receive_message_length=1000", "--grpc_max_threads",
+        "1", "--metrics_enable", "--metrics_list", "ovms_responses,ovms_streams", "--allowed_origins", "http://page",
+    ]  # fmt: skip
+    servable = Path(__file__).parent / "servable"
+    with serve(servable, env={"EVENTS": "/dev/null"}, args=arguments) as server:
+        yield server, log
+
+
+def test_the_log_goes_into_a_file_as_well(flagged):
+    server, log = flagged
+    lines = log.read_text().splitlines()
+    assert lines == server.log.splitlines()[: len(lines)]
+    assert any("server is ready" in line for line in lines)
+
+
+def test_it_listens_on_each_address_of_a_list(flagged):
+    server, _ = flagged
+    for address in ("127.0.0.1", "127.0.0.3"):
+        with tritongrpc.InferenceServerClient(f"{address}:{server.grpc_port}") as client:
+            assert client.is_server_live()
+        with urllib.request.urlopen(f"http://{address}:{server.rest_port}/v2/health/live") as response:
+            assert response.status == 200
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", server.rest_port), 5)
+
+
+def test_grpc_gets_its_channel_arguments(flagged):
+    server, _ = flagged
+    with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+        assert client.infer("echo", triton_inputs("x" * 100)).as_numpy("out")[0] == b"x" * 100
+        with pytest.raises(InferenceServerException, match="larger than max"):
+            client.infer("echo", triton_inputs("x" * 1000))
+
+
+def test_grpc_takes_as_many_calls_at_once_as_it_has_threads(flagged):
+    server, _ = flagged
+    with grpc.insecure_channel(server.grpc_url) as channel:
+        stream = Stream(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        stream.send(request("echo", "x"))
+        assert stream.read_text() == "x"
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:
+            with pytest.raises(InferenceServerException, match="Server Threadpool Exhausted"):
+                client.is_server_live()
+            stream.half_close()
+            assert stream.read_all() == []
+            assert client.is_server_live()
+
+
+def test_metrics_are_those_of_the_list(flagged):
+    server, _ = flagged
+    with urllib.request.urlopen(f"{server.rest_url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    assert {line.partition("{")[0] for line in lines if not line.startswith("#")} == {"ovms_responses"}
+
+
+def test_each_response_has_the_headers_for_browsers(flagged):
+    server, _ = flagged
+    for path, method in (("/v2", "GET"), ("/v2/models/echo/infer", "OPTIONS"), ("/no/such/path", "GET")):
+        message = urllib.request.Request(server.rest_url + path, method=method)
+        try:
+            headers = urllib.request.urlopen(message).headers
+        except urllib.error.HTTPError as error:
+            headers = error.headers
+        assert headers["Access-Control-Allow-Origin"] == "http://page"
+        assert headers["Access-Control-Allow-Methods"] == "*"
+        assert headers["Access-Control-Allow-Headers"] == "*"
+
+
+def test_a_log_that_cannot_be_written_ends_the_server_with_one_line(make_servable):
+    config = make_servable(ECHO) / "config.json"
+    result = run("--port", str(free_port()), "--config_path", str(config), "--log_path", "/nowhere/log")
+    assert result.returncode == 1
+    assert result.stdout + result.stderr == "can't write the log /nowhere/log: No such file or directory\n"
+
+
+def with_monitoring(folder: Path, metrics: dict) -> Path:
+    config = json.loads((folder / "config.json").read_text()) | {"monitoring": {"metrics": metrics}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_metrics_by_monitoring_in_the_configuration(make_servable):
+    folder = with_monitoring(make_servable(ECHO), {"enable": True, "metrics_list": ["ovms_current_graphs"]})
+    with serve(folder) as server, urllib.request.urlopen(f"{server.rest_url}/metrics") as response:
+        lines = response.read().decode().splitlines()
+    assert lines[2:] == ['ovms_current_graphs{name="python_model"} 0.0']
+
+
+def test_there_are_no_metrics_unless_they_are_enabled(make_servable):
+    with serve(with_monitoring(make_servable(ECHO), {"enable": False})) as server:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{server.rest_url}/metrics")
+        assert caught.value.code == 400
+        caught.value.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--rest_port", "{}", "--metrics_enable"], "metrics are configured twice"),
+        (["--port", "{}"], "monitoring in config.json needs --rest_port"),
+    ],
+)
+def test_monitoring_at_odds_with_the_flags_ends_the_server_with_one_line(make_servable, arguments, text):
+    folder = with_monitoring(make_servable(ECHO), {"enable": True})
+    arguments = [argument.format(free_port()) for argument in arguments]
+    result = run("--config_path", str(folder / "config.json"), *arguments)
+    assert result.returncode == 1
+    [line] = result.stdout.splitlines()
+    assert text in line
 
 
 # The folder of a servable
@@ -355,8 +461,9 @@ def test_a_signal_while_a_servable_loads(make_servable, gate):
     with tritongrpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
         assert client.is_server_live()
         assert not client.is_server_ready()
-        assert not client.is_model_ready("python_model")
-        with pytest.raises(InferenceServerException, match="UNAVAILABLE"):
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
+            client.is_model_ready("python_model")
+        with pytest.raises(InferenceServerException, match="NOT_FOUND"):
             client.infer("python_model", triton_inputs("x"))
     process.terminate()
     assert any("stopping" in line for line in iter(process.stdout.readline, ""))

@@ -3,18 +3,29 @@ from pathlib import Path
 
 import pytest
 
-from ovms_local.server_config import ServerConfigError, read_server_config, single_graph
+from ovms_local.metrics import enabled_families
+from ovms_local.server_config import Monitoring, ServerConfigError, parse_server_config, single_graph
 
 
-def read(tmp_path, config):
-    path = tmp_path / "config.json"
-    path.write_text(config if isinstance(config, str) else json.dumps(config))
-    return read_server_config(path)
+def read(folder, config):
+    content = config if isinstance(config, str) else json.dumps(config)
+    return parse_server_config(content.encode(), folder / "config.json")
 
 
-def graph(tmp_path, **entry):
-    [found] = read(tmp_path, {"model_config_list": [], "mediapipe_config_list": [{"name": "g"} | entry]})
+def graph(folder, **entry):
+    [found] = read(folder, {"model_config_list": [], "mediapipe_config_list": [{"name": "g"} | entry]}).graphs
     return found
+
+
+def model(folder, **entry):
+    [found] = read(folder, {"model_config_list": [{"config": {"name": "g"} | entry}]}).graphs
+    return found
+
+
+def put_graph(*folders):
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "graph.pbtxt").touch()
 
 
 @pytest.mark.parametrize(
@@ -34,43 +45,71 @@ def graph(tmp_path, **entry):
 )
 def test_paths(tmp_path, entry, base_path, graph_path):
     found = graph(tmp_path, **entry)
-    assert (found.base_path, found.graph_path, found.problem) == (tmp_path / base_path, tmp_path / graph_path, "")
+    assert (found.base_path, found.graph_path) == (tmp_path / base_path, tmp_path / graph_path)
 
 
-@pytest.mark.parametrize(
-    "entry", [{"name": "../x"}, {"base_path": "../x"}, {"base_path": "/a/../b"}, {"graph_path": "x/../y.pbtxt"}]
-)
-def test_paths_that_go_up_are_refused(tmp_path, entry):
-    assert "'..'" in graph(tmp_path, **entry).problem
-
-
-def test_names_with_dots_are_no_way_up(tmp_path):
-    assert graph(tmp_path, base_path="a..b").problem == ""
+@pytest.mark.parametrize("entry", [{"name": "../x"}, {"base_path": "../x"}, {"graph_path": "../../x/graph.pbtxt"}])
+def test_paths_may_go_up(tmp_path, entry):
+    put_graph(tmp_path / "x")
+    (tmp_path / "configs" / "g").mkdir(parents=True)
+    found = graph(tmp_path / "configs", **entry)
+    assert found.graph_path.samefile(tmp_path / "x" / "graph.pbtxt")
 
 
 def test_relative_config_path(tmp_path, monkeypatch):
-    read(tmp_path, {"model_config_list": []})
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_config_list": [], "mediapipe_config_list": [{"name": "g"}]}')
-    assert read_server_config(Path("config.json"))[0].base_path == tmp_path / "g"
+    assert graph(Path()).base_path == tmp_path / "g"
 
 
 def test_graphs_in_the_model_list(tmp_path):
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "graph.pbtxt").write_text("")
-    configs = [
-        {"name": "one", "base_path": "/one", "graph_path": "my.pbtxt"},
-        {"name": "two"},
-        {"name": "three", "base_path": "/models/resnet", "nireq": 4},
-    ]
-    one, two, three = read(tmp_path, {"model_config_list": [{"config": config} for config in configs]})
-    assert (one.graph_path, one.problem) == (Path("/one/my.pbtxt"), "")
-    assert (two.base_path, two.problem) == (tmp_path / "two", "")
-    assert "models without a graph" in three.problem
+    put_graph(tmp_path / "g")
+    assert model(tmp_path).base_path == tmp_path / "g"
+    assert model(tmp_path, base_path="/g", graph_path="my.pbtxt", nireq=4).graph_path == Path("/g/my.pbtxt")
+
+
+def test_a_graph_in_a_version_folder_is_found_where_there_is_none_above(tmp_path):
+    put_graph(tmp_path / "g" / "1")
+    version = tmp_path / "g" / "1"
+    for found in (model(tmp_path), model(tmp_path, graph_path="my.pbtxt"), single_graph("g", tmp_path / "g")):
+        assert (found.base_path, found.graph_path) == (version, version / "graph.pbtxt")
+    assert graph(tmp_path).base_path == tmp_path / "g", "only models have versions"
+    put_graph(tmp_path / "g")
+    assert model(tmp_path).base_path == tmp_path / "g"
+    assert single_graph("g", tmp_path / "g").base_path == tmp_path / "g"
+
+
+def test_of_graphs_with_one_name_the_first_counts_and_the_mediapipe_list_is_read_first(tmp_path):
+    config = read(
+        tmp_path,
+        {
+            "model_config_list": [{"config": {"name": "a", "base_path": "third"}}, {"config": {"name": "c"}}],
+            "mediapipe_config_list": [{"name": "a", "base_path": "first"}, {"name": "b"}, {"name": "a"}],
+        },
+    )
+    assert [graph.name for graph in config.graphs] == ["a", "b", "c"]
+    assert config.graphs[0].base_path == tmp_path / "first"
+    assert config.duplicates == ("a", "a")
 
 
 def test_empty_lists_are_fine(tmp_path):
-    assert read(tmp_path, {"model_config_list": []}) == ()
+    assert read(tmp_path, {"model_config_list": []}).graphs == ()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "monitoring"),
+    [
+        ({"enable": True}, Monitoring(True, enabled_families(None))),
+        ({"enable": True, "metrics_list": []}, Monitoring(True, frozenset())),
+        (
+            {"enable": True, "metrics_list": ["ovms_responses", "ovms_streams"]},
+            Monitoring(True, frozenset(["ovms_responses", "ovms_streams"])),
+        ),
+        ({"enable": False}, Monitoring(False, enabled_families(None))),
+    ],
+)
+def test_monitoring(tmp_path, metrics, monitoring):
+    assert read(tmp_path, {"model_config_list": [], "monitoring": {"metrics": metrics}}).monitoring == monitoring
+    assert read(tmp_path, {"model_config_list": []}).monitoring is None
 
 
 @pytest.mark.parametrize(
@@ -86,13 +125,30 @@ def test_empty_lists_are_fine(tmp_path):
         ({"model_config_list": [], "mediapipe_config_list": {}}, "mediapipe_config_list must be a list"),
         ({"model_config_list": [], "graphs": []}, "'graphs' is not a section"),
         ({"model_config_list": [1]}, "must be an object"),
-        ({"model_config_list": [{}]}, "must be an object"),
+        ({"model_config_list": [{}]}, 'is {"config": {...}}'),
         ({"model_config_list": [], "mediapipe_config_list": [1]}, "must be an object"),
         ({"model_config_list": [], "mediapipe_config_list": [{}]}, "no name"),
         ({"model_config_list": [], "mediapipe_config_list": [{"name": ""}]}, "no name"),
         ({"model_config_list": [], "mediapipe_config_list": [{"name": 1}]}, "must be a string"),
         ({"model_config_list": [], "mediapipe_config_list": [{"name": "g", "path": "x"}]}, "'path' is not a key"),
-        ({"model_config_list": [], "mediapipe_config_list": [{"name": "g"}] * 2}, "two entries have the name 'g'"),
+        ({"model_config_list": [{"config": {"name": "g", "stateful": True}}]}, "'stateful' is not a key"),
+        ({"model_config_list": [{"config": {"name": "g"}, "name": "g"}]}, "and nothing else"),
+        ({"model_config_list": [], "monitoring": []}, "monitoring must be an object"),
+        ({"model_config_list": [], "monitoring": {}}, '"metrics" in monitoring must be an object'),
+        ({"model_config_list": [], "monitoring": {"metrics": {}}}, "must be true or false, not null"),
+        ({"model_config_list": [], "monitoring": {"metrics": {"enable": 1}}}, "must be true or false, not 1"),
+        ({"model_config_list": [], "monitoring": {"metrics": {"enable": True, "list": []}}}, "'list' is not a key"),
+        (
+            {"model_config_list": [], "monitoring": {"metrics": {"enable": True, "metrics_list": ["ovms_x"]}}},
+            "'ovms_x' is no metric",
+        ),
+        (
+            {
+                "model_config_list": [],
+                "monitoring": {"metrics": {"enable": True, "metrics_list": ["ovms_streams"] * 2}},
+            },
+            "'ovms_streams' is listed twice",
+        ),
     ],
 )
 def test_wrong_files_are_refused_in_one_line(tmp_path, config, text):
@@ -101,12 +157,6 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, config, text):
     assert text in str(caught.value)
     assert str(tmp_path / "config.json") in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    for path in (tmp_path / "nowhere.json", tmp_path):
-        with pytest.raises(ServerConfigError, match="can't read"):
-            read_server_config(path)
 
 
 def test_a_single_graph(tmp_path, monkeypatch):

@@ -1,0 +1,195 @@
+"""The command line: the real server's flags, those included that have nothing to do here."""
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from ovms_local.logs import LEVELS
+from ovms_local.metrics import MetricsError, enabled_families
+
+# The real server's exit code for a command line that it does not understand.
+_USAGE_ERROR = 64
+
+_CORS_HEADERS = {
+    "allowed_origins": "Access-Control-Allow-Origin",
+    "allowed_methods": "Access-Control-Allow-Methods",
+    "allowed_headers": "Access-Control-Allow-Headers",
+}
+
+
+def parse_flags() -> argparse.Namespace:
+    """The command line's flags, checked; where one is wrong, the process ends with exit code 64."""
+    parser = _parser()
+    flags = parser.parse_args()
+    if not flags.version:
+        _check(parser, flags)
+    return flags
+
+
+def cors_headers(flags: argparse.Namespace) -> list[tuple[str, str]]:
+    """The headers that let pages in a browser ask the server: none, unless one of the flags for them is given.
+
+    The real server sends them always, which lets every page that is open in a browser ask a server on this machine.
+    """
+    if not (flags.allow_credentials or any(getattr(flags, name) is not None for name in _CORS_HEADERS)):
+        return []
+    values = [(header, getattr(flags, name)) for name, header in _CORS_HEADERS.items()]
+    headers = [(header, "*" if value is None else value) for header, value in values if value != ""]
+    return headers + [("Access-Control-Allow-Credentials", "true")] * flags.allow_credentials
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE_ERROR, f"{self.prog}: error: {message}\n")
+
+
+def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    if not (flags.port or flags.rest_port):
+        parser.error("nothing to listen on: give --port (gRPC), --rest_port (REST) or both")
+    if flags.port == flags.rest_port:
+        parser.error("--port and --rest_port must differ")
+    if flags.rest_workers and not flags.rest_port:
+        parser.error("--rest_workers needs --rest_port")
+    if flags.metrics_enable and not flags.rest_port:
+        parser.error("--metrics_enable needs --rest_port, where the metrics are served")
+    if flags.metrics_list is not None and not flags.metrics_enable:
+        parser.error("--metrics_list needs --metrics_enable")
+    if flags.config_path and (flags.model_name or flags.model_path):
+        parser.error("--config_path goes without --model_name and --model_path")
+    if not flags.config_path and not (flags.model_name and flags.model_path):
+        parser.error("give --config_path, or --model_name and --model_path")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m ovms_local",
+        description="Serve Python nodes of MediaPipe graphs as OpenVINO Model Server does.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--version", action="store_true", help="print the releases and exit")
+    add("--config_path", type=Path, help="config.json with the graphs to serve")
+    add("--model_name", help="name of the one graph to serve without a config.json")
+    add("--model_path", type=Path, help="its folder, with graph.pbtxt in it or in its folder 1")
+    add("--file_system_poll_wait_seconds", type=count, default=1, metavar="SECONDS",
+        help="how often to look whether config.json or a graph has changed, 0 for never (%(default)s)")  # fmt: skip
+    add("--shutdown_timeout", type=seconds, default=30.0, help="seconds running requests have at the end (%(default)s)")
+    _add_transports(parser)
+    _add_metrics_and_log(parser)
+    _add_cors(parser)
+    group = parser.add_argument_group("taken as the real server takes them, without effect")
+    for flag in ("grpc_workers", "rest_workers"):
+        group.add_argument(f"--{flag}", type=positive)
+    for flag in ("grpc_memory_quota", "custom_node_resources_cleaner_interval_seconds"):
+        group.add_argument(f"--{flag}", type=count)
+    for flag in ("cache_dir", "cpu_extension", "api_key_file", "plugin_config", "allowed_local_media_path",
+                 "allowed_media_domains"):  # fmt: skip
+        group.add_argument(f"--{flag}")
+    _add_switch(group, "verbose_response")
+    return parser
+
+
+def _add_transports(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("transports")
+    group.add_argument("--port", type=port, help="port for gRPC")
+    group.add_argument("--rest_port", type=port, help="port for REST")
+    for flag in ("grpc_bind_address", "rest_bind_address"):
+        group.add_argument(
+            f"--{flag}", type=addresses, default=["127.0.0.1"], metavar="ADDRESS,...", help="default: 127.0.0.1"
+        )
+    group.add_argument("--grpc_max_threads", type=positive, help="how many calls and open streams gRPC takes at once")
+    group.add_argument(
+        "--grpc_channel_arguments", type=channel_arguments, default={}, metavar="NAME=VALUE,...",
+        help="arguments for the gRPC server, such as grpc.max_concurrent_streams=64",
+    )  # fmt: skip
+
+
+def _add_metrics_and_log(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("metrics and log")
+    _add_switch(group, "metrics_enable", help="serve Prometheus metrics at /metrics of REST")
+    group.add_argument("--metrics_list", type=metrics, metavar="NAME,...", help="only these metrics")
+    group.add_argument("--log_level", choices=LEVELS, default="INFO", help="default: %(default)s")
+    group.add_argument("--log_path", type=Path, metavar="FILE", help="log into this file, too")
+
+
+def _add_cors(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("headers for pages in a browser (CORS): none, unless one of these is given")
+    _add_switch(group, "allow_credentials", help="send Access-Control-Allow-Credentials")
+    for flag, header in _CORS_HEADERS.items():
+        group.add_argument(f"--{flag}", metavar="LIST", help=f"value of {header}, * by default")
+
+
+def _add_switch(group: argparse._ArgumentGroup, name: str, **options: str) -> None:
+    """A flag without a value, or with true or false."""
+    group.add_argument(f"--{name}", type=switch, nargs="?", const=True, default=False, metavar="true|false", **options)
+
+
+# argparse names these in its own messages ("invalid port value").
+
+
+def port(argument: str) -> int:
+    """A flag's value as a port, 0 for none."""
+    number = int(argument)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} is no port: 1 to 65535, or 0 for none")
+    return number
+
+
+def count(argument: str) -> int:
+    """A flag's value as a number of things, 0 or more."""
+    number = int(argument)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is less than 0")
+    return number
+
+
+def positive(argument: str) -> int:
+    """A flag's value as a number of things, 1 or more."""
+    number = int(argument)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def seconds(argument: str) -> float:
+    """A flag's value as a time to wait, 0 or more."""
+    value = float(argument)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{argument} is no number of seconds")
+    return value
+
+
+def switch(argument: str) -> bool:
+    """A flag's value as yes or no."""
+    if argument not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{argument!r} is neither true nor false")
+    return argument == "true"
+
+
+def addresses(argument: str) -> list[str]:
+    """A flag's value as addresses to listen on, at least one."""
+    found = [address.strip() for address in argument.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{argument!r} is no list of addresses, such as 127.0.0.1,::1")
+    return found
+
+
+def channel_arguments(argument: str) -> dict[str, int | str]:
+    """A flag's value as names and values, numbers where they are."""
+    found: dict[str, int | str] = {}
+    for pair in argument.split(","):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value) or "=" in value:
+            raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=VALUE")
+        found[name] = int(value) if value.removeprefix("-").isdecimal() else value
+        if isinstance(found[name], int) and not -(2**31) <= found[name] < 2**31:
+            raise argparse.ArgumentTypeError(f"{pair!r} is beyond 32 bits")
+    return found
+
+
+def metrics(argument: str) -> frozenset[str]:
+    """A flag's value as names of metrics."""
+    try:
+        return enabled_families([name.strip() for name in argument.split(",")] if argument else None)
+    except MetricsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,259 @@
+"""The graphs that are served: each one's life from its first load to its end, while requests come and go."""
+
+import enum
+import gc
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ovms_local.errors import GraphNotFound, ModelNotAvailable, ModelNotFound, ModelRetired
+from ovms_local.graph import Graph
+from ovms_local.graph_config import GraphConfig
+from ovms_local.loader import GraphLoadError, load_graph
+from ovms_local.metrics import Metrics
+from ovms_local.server_config import GraphEntry
+
+_log = logging.getLogger(__name__)
+
+# Seconds for which a request waits for a graph that is being reloaded, as in the real server.
+_RELOAD_WAIT = 0.5
+# A graph.pbtxt is read until two readings, so many seconds apart, are the same, and so many times at most.
+_ATTEMPTS, _PAUSE = 5, 0.01
+
+
+class GraphState(enum.Enum):
+    """What became of a graph: the state and the error code that `/v1/config` gives for it."""
+
+    RELOADING = ("LOADING", "OK")
+    AVAILABLE = ("AVAILABLE", "OK")
+    FAILED = ("LOADING", "FAILED_PRECONDITION")
+    RETIRED = ("END", "OK")
+
+
+class LoadedGraph:
+    """A graph with the number of its requests; once dropped, it is finalized when the last of them is over."""
+
+    __slots__ = ("config", "dropped", "graph", "uses")
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph: Graph | None = graph
+        self.config = graph.config
+        self.uses = 0
+        self.dropped = False
+
+
+class _Servable:
+    """A name that the server knows: what it was loaded from, and the graph while there is one."""
+
+    def __init__(self, entry: GraphEntry) -> None:
+        self.entry = entry
+        self.text: bytes | None = None
+        self.state = GraphState.RELOADING
+        self.loaded: LoadedGraph | None = None
+
+
+class Graphs:
+    """The graphs by name. One thread at a time may update them; any thread may use them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._servables: dict[str, _Servable] = {}
+        self._dropped: set[LoadedGraph] = set()
+        self._closing = False
+        self._changed = threading.Condition()
+
+    def wait_reloaded(self, name: str) -> None:
+        """Wait while the graph is being reloaded, for half a second at most; not for the event loop's thread."""
+        if self.is_reloading(name):
+            with self._changed:
+                self._changed.wait_for(lambda: not self.is_reloading(name), _RELOAD_WAIT)
+
+    def is_reloading(self, name: str) -> bool:
+        """Whether there is something to wait for."""
+        servable = self._servables.get(name)
+        return servable is not None and servable.state is GraphState.RELOADING
+
+    def acquire(self, name: str) -> LoadedGraph:
+        """The graph for a request, which has to release it.
+
+        Raises:
+            GraphNotFound, ModelNotAvailable, ModelRetired
+        """
+        with self._changed:
+            servable = self._servables.get(name)
+            if servable is None:
+                raise GraphNotFound
+            loaded = self._loaded(servable)
+            loaded.uses += 1
+            return loaded
+
+    def release(self, loaded: LoadedGraph) -> None:
+        """Give back what `acquire` gave; not for the event loop's thread, since it may finalize the graph."""
+        with self._changed:
+            loaded.uses -= 1
+            if not loaded.uses:
+                self._changed.notify_all()
+            over = loaded.dropped and not loaded.uses
+        if over:
+            self._finalize(loaded)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Graph]:
+        """The graph for the time of the `with` block; waits for a reload, and raises what `acquire` does."""
+        self.wait_reloaded(name)
+        loaded = self.acquire(name)
+        try:
+            yield loaded.graph
+        finally:
+            self.release(loaded)
+
+    def is_available(self, name: str) -> bool:
+        """Whether requests to the graph are taken.
+
+        Raises:
+            ModelNotFound
+        """
+        return self._find(name).state is GraphState.AVAILABLE and not self._closing
+
+    def config(self, name: str) -> GraphConfig:
+        """The graph's description.
+
+        Raises:
+            ModelNotFound, ModelNotAvailable, ModelRetired
+        """
+        return self._loaded(self._find(name)).config
+
+    def states(self) -> dict[str, GraphState]:
+        """The names that the server knows, sorted; not those that are being loaded for the first time."""
+        return {name: servable.state for name, servable in sorted(self._servables.items())}
+
+    def update(self, entries: Iterable[GraphEntry]) -> None:
+        """Serve these graphs and no others: retire, load and reload, in this order, whatever has changed."""
+        entries = tuple(entries)
+        wanted = {entry.name for entry in entries}
+        changed = False
+        for name, servable in self._servables.items():
+            if name not in wanted and servable.state is not GraphState.RETIRED:
+                self._retire(name, servable)
+                changed = True
+        for entry in entries:
+            if not self._closing and self._needs_load(entry):
+                self._load(entry)
+                changed = True
+        if changed:
+            # What is loaded stays: Python's collector need not go through it again, which takes over a second.
+            gc.freeze()
+
+    def close(self) -> None:
+        """Take no more requests, and load no more graphs."""
+        self._closing = True
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait until no graph is in use, for so many seconds at most; whether none is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not any(loaded.uses for loaded in self._all()), timeout)
+
+    def finalize(self) -> None:
+        """Finalize all graphs, those included that are still in use."""
+        for loaded in self._all():
+            if graph := self._take(loaded):
+                graph.finalize()
+
+    def _all(self) -> list[LoadedGraph]:
+        return [*self._dropped, *(servable.loaded for servable in self._servables.values() if servable.loaded)]
+
+    def _find(self, name: str) -> _Servable:
+        servable = self._servables.get(name)
+        if servable is None:
+            raise ModelNotFound
+        return servable
+
+    def _loaded(self, servable: _Servable) -> LoadedGraph:
+        if servable.state is GraphState.RETIRED:
+            raise ModelRetired
+        if servable.loaded is None or self._closing:
+            raise ModelNotAvailable
+        return servable.loaded
+
+    def _needs_load(self, entry: GraphEntry) -> bool:
+        servable = self._servables.get(entry.name)
+        if servable is None or servable.state is GraphState.RETIRED or servable.entry != entry:
+            return True
+        return servable.text != _read(entry.graph_path) and servable.text != _read_settled(entry.graph_path)
+
+    def _load(self, entry: GraphEntry) -> None:
+        """Load a graph; where the name has one already, that goes first, so that both need not fit into memory."""
+        servable = self._servables.get(entry.name)
+        if servable:
+            _log.info("graph %s is reloaded", entry.name)
+            self._drop(servable, GraphState.RELOADING)
+        else:
+            servable = _Servable(entry)
+            self._metrics.add_graph(entry.name)
+        servable.entry, servable.text = entry, _read(entry.graph_path)
+        try:
+            loaded, state = LoadedGraph(load_graph(entry)), GraphState.AVAILABLE
+        except GraphLoadError as error:
+            _log.error("graph %s is not available: %s", entry.name, error)
+            loaded, state = None, GraphState.FAILED
+        with self._changed:
+            servable.loaded, servable.state = loaded, state
+            self._servables = self._servables | {entry.name: servable}
+            self._changed.notify_all()
+        if loaded:
+            _log.info("graph %s is ready", entry.name)
+
+    def _retire(self, name: str, servable: _Servable) -> None:
+        _log.info("graph %s is retired", name)
+        self._drop(servable, GraphState.RETIRED)
+
+    def _drop(self, servable: _Servable, state: GraphState) -> None:
+        """Take no more requests for the graph, and finalize it once the last one is over."""
+        with self._changed:
+            loaded, servable.loaded, servable.state = servable.loaded, None, state
+            if loaded is None:
+                return
+            loaded.dropped = True
+            self._dropped.add(loaded)
+            over = not loaded.uses
+        if over:
+            self._finalize(loaded)
+
+    def _finalize(self, loaded: LoadedGraph) -> None:
+        graph = self._take(loaded)
+        if graph is None:
+            return
+        graph.finalize()
+        _log.info("the former graph %s is finalized", graph.name)
+        del graph
+        # Its nodes may be in cycles, and the collector was told to leave them out.
+        gc.unfreeze()
+        gc.collect()
+
+    def _take(self, loaded: LoadedGraph) -> Graph | None:
+        """The graph, for the one who finalizes it."""
+        with self._changed:
+            graph, loaded.graph = loaded.graph, None
+            self._dropped.discard(loaded)
+            return graph
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError):  # a ValueError: a path that no file can have
+        return None
+
+
+def _read_settled(path: Path) -> bytes | None:
+    """The file's content, or None where there is none, once it is not just being written."""
+    content = _read(path)
+    for _ in range(_ATTEMPTS):
+        time.sleep(_PAUSE)
+        previous, content = content, _read(path)
+        if content == previous:
+            break
+    return content
