@@ -185,8 +185,7 @@ def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8
     health_check = unary["healthcheck"]["test"][1:]
     # a user that /etc/passwd does not know, as with `docker run --user` and on OpenShift, needs a HOME
     somebody = {"env": {"HOME": "/tmp", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}, "uid": 12345}
-    arguments = ("--config_path", "/workspace/config.json", "--port", "9000", "--rest_port", "8000")
-    with docker_run(image, tmp_path, ("servable_unary", int8_model), *arguments, **somebody) as container:
+    with docker_run(image, tmp_path, ("servable_unary", int8_model), *unary["command"], **somebody) as container:
         curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data", CURL_BODY]
         answer = container.from_host(*curl, "localhost:8000/v2/models/python_model/infer")
         outputs = {output["name"]: output for output in json.loads(answer.stdout)["outputs"]}

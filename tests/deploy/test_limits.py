@@ -1,13 +1,19 @@
 """The server's limits around the servables': what they admit reaches them, and health and metrics get through."""
 
+import queue
+import urllib.request
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpcclient
 import yaml
 
+from ovms_local.testing import serve
 from text_generation.serve.settings import Settings
 
-from .conftest import ROOT
+from .conftest import ROOT, wait_until
+from .test_proxy import SERVABLE, text_input
 
 # What is asked besides answers: health and metrics, and the requests beyond the limit, which are told so at once.
 SPARE = 16
@@ -49,6 +55,28 @@ def test_requests_within_the_servables_limits_reach_it(name: str) -> None:
     assert argument == "grpc.max_concurrent_streams"
     assert int(streams) >= needed
     assert int(value["--grpc_max_threads"]) >= needed + 2 * CORES
+
+
+@pytest.mark.slow
+def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(tmp_path: Path) -> None:
+    """As many calls as a servable admits, over one connection, with the flags that every deployment has."""
+    arguments, environment = DEPLOYMENTS["compose unary"]
+    flags = arguments[arguments.index("--metrics_enable") :]
+    count = environment["MAX_CONCURRENT_REQUESTS"] + environment["MAX_QUEUED_REQUESTS"]
+    gate, answers = tmp_path / "gate", queue.Queue()
+    env = {"GATE": str(gate), "REPLICA": "a"}
+    with serve(SERVABLE, env=env, args=flags) as server, grpcclient.InferenceServerClient(server.grpc_url) as client:
+        for _ in range(count):
+            client.async_infer("gate", text_input(""), lambda result, error: answers.put(error))  # noqa: ARG005
+
+        def all_are_in() -> bool:
+            with urllib.request.urlopen(f"{server.rest_url}/metrics", timeout=10) as response:
+                return f'ovms_current_graphs{{name="gate"}} {count}.0' in response.read().decode()
+
+        wait_until(all_are_in, server.process, f"{count} calls are in the graph")
+        assert client.is_server_live(client_timeout=10)
+        gate.touch()
+        assert [answers.get(timeout=60) for _ in range(count)] == [None] * count
 
 
 def test_readme_names_the_same_limits() -> None:
