@@ -90,7 +90,7 @@ class ServerNotReady(ServingError):
 
 
 class ServerExhausted(ServingError):
-    """As many calls as the server may have at once are under way."""
+    """The server has as many calls at once as it may have."""
 
     grpc_code = StatusCode.RESOURCE_EXHAUSTED
 
@@ -112,7 +112,7 @@ class InvalidRequest(ServingError):
 
 
 class MalformedTimestamp(InvalidRequest):
-    """The timestamp that a request sets is none."""
+    """A request sets a timestamp of another type than int64, or one that no packet can have."""
 
     grpc_code = StatusCode.UNKNOWN
     http_status = 500
@@ -143,7 +143,7 @@ class StreamNeverBegan(ServingError):
 
 
 class FailedPrecondition(ServingError):
-    """The graph can't be started with the parameters of the request."""
+    """The graph can't be started with the request's parameters."""
 
     grpc_code = StatusCode.FAILED_PRECONDITION
 

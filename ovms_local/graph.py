@@ -31,26 +31,26 @@ class Packet(NamedTuple):
 
 
 class NodeBusy(Exception):
-    """Data came for a node that is not done with what it has."""
+    """Data came for a node that is still at work on earlier data."""
 
 
 class NodeRun(Protocol):
     """A node at work within one instance of its graph (MediaPipe: a calculator from Open to Close)."""
 
     def process(self, timestamp: int, tensors: list[Tensor]) -> list[Packet]:
-        """Take the inputs of one timestamp, ordered by tag; what the node puts out.
+        """Take the inputs of one timestamp, ordered by tag; the packets that the node puts out.
 
         Raises:
             NodeBusy: the node takes no data now.
-            BaseException: whatever else makes the graph fail; nothing has been put out then.
+            BaseException: anything else makes the graph fail too, and nothing is put out.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what is under way.
+        """Abandon what is under way.
 
         Raises:
-            BaseException: anything; the run is closed all the same.
+            BaseException: anything; the run counts as closed all the same.
         """
         ...
 
@@ -66,7 +66,7 @@ class Node(Protocol):
         ...
 
     def finalize(self) -> None:
-        """The end of the graph's life."""
+        """Tell the node that its graph is unloaded."""
         ...
 
 
@@ -201,7 +201,7 @@ class GraphInstance:
         return None
 
     def close(self) -> None:
-        """Let go of what the nodes have under way, so that the `finally` blocks of generators run."""
+        """Abandon what the nodes have under way, so that the `finally` blocks of generators run."""
         for state in self._nodes:
             try:
                 state.run.close()

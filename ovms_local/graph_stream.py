@@ -22,13 +22,13 @@ _MAX_WAITING_INPUTS = 100
 
 
 class _State(enum.Enum):
-    """What has to happen next."""
+    """What has to happen before anything else can."""
 
     WORKING = "a worker steps the instance, or is about to"
-    IDLE = "the client has to send something"
-    FULL = "the client has to read what is there"
-    FAILED = "the client has to move, and is then told of the failure"
-    OVER = "the client has to read what is left"
+    IDLE = "the client sends something, or closes its side"
+    FULL = "the client reads what is there"
+    FAILED = "the client sends something or closes its side, and is then told of the failure"
+    OVER = "the client reads what is left, the failure included"
 
 
 class _Client(enum.Enum):
@@ -43,7 +43,7 @@ class GraphStream:
     """Runs a graph instance on a worker thread while there is something to run, and on none otherwise.
 
     Iterating gives what the graph puts out, and the texts of errors, until its inputs are closed and nothing is left to
-    do. That, `writable` and `report` are for the event loop's thread; the other methods for any.
+    do. Iteration, `writable` and `report` are for the event loop's thread; the other methods are for any thread.
     """
 
     def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[bool], None]) -> None:
@@ -70,7 +70,7 @@ class GraphStream:
         await self._until(lambda: len(self._inputs) < _MAX_WAITING_INPUTS or self._state is _State.OVER)
 
     def put(self, *items: list[Packet] | str) -> None:
-        """Hand packets to the graph; a text goes to the client when the graph has taken the packets before it."""
+        """Hand packets to the graph. A text goes to the client once the graph has taken the packets before it."""
         with self._lock:
             self._inputs.extend(items)
         self._client_moved()
@@ -136,7 +136,7 @@ class GraphStream:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def _client_moved(self) -> None:
-        """Have a worker see what the client has done, or the client told what it waits for."""
+        """Let a worker see what the client has done, or let the client be told of a failure."""
         with self._lock:
             found = self._state
             if found is _State.IDLE or (found is _State.FULL and self._client is _Client.GONE):

@@ -24,7 +24,7 @@ _PARAMETERS = {"string_param", "int64_param", "bool_param"}
 
 
 def decode_request(message: pb.ModelInferRequest) -> InferRequest:
-    """The request that a message holds; what is wrong with an input is told when it is read."""
+    """The request in a message. Its inputs are decoded when they are read, and raise InvalidRequest then."""
     parameters = {name: _parameter(value) for name, value in message.parameters.items()} if message.parameters else {}
     return InferRequest(message.model_name, _inputs(message), message.id, message.model_version, parameters)
 
@@ -85,7 +85,7 @@ def _both_contents(details: str) -> InvalidRequest:
 
 
 class _TypedInput:
-    """An input whose elements are typed contents: bytes are made of them when the data is read."""
+    """An input with typed contents, which are turned into bytes when the data is read."""
 
     __slots__ = ("_tensor", "shape")
 

@@ -44,7 +44,7 @@ _Method = Callable[["GrpcService", Any, grpc.aio.ServicerContext], Awaitable[Mes
 
 
 def _call(method: _Method) -> _Method:
-    """One of the calls that the server has at once, with its errors told to the client as gRPC wants it."""
+    """Count a method among the calls that are under way, and tell its errors to the client as gRPC wants it."""
 
     @functools.wraps(method)
     async def call(self: "GrpcService", request: Any, context: grpc.aio.ServicerContext) -> Message | None:
@@ -65,7 +65,7 @@ def _call(method: _Method) -> _Method:
 
 
 def _details(error: ServingError) -> str:
-    """The text for a status, cut to what fits: clients refuse a longer one, and the call then ends with their error."""
+    """The text for a status, cut to what fits: with a longer one, the client ends the call with an error of its own."""
     if error.grpc_code is grpc.StatusCode.UNKNOWN:
         return "Unknown error"
     details = str(error)
@@ -78,7 +78,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The methods of inference.GRPCInferenceService."""
 
     def __init__(self, data_plane: DataPlane, workers: Executor, max_calls: int | None) -> None:
-        """`max_calls` calls and open streams at once, None for any number."""
+        """`max_calls` is how many calls and open streams there may be at once; None: any number."""
         self._data_plane = data_plane
         self._workers = workers
         self.max_calls = max_calls
@@ -133,7 +133,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 async def _next_message(context: grpc.aio.ServicerContext) -> pb.ModelInferRequest | None:
-    """What the client of a stream sends next; None at the end of it, which what is no message is for gRPC too."""
+    """What the client of a stream sends next; None at its end, which a broken message is too, as in gRPC for C++."""
     try:
         message = await context.read()
     except DecodeError:
@@ -166,10 +166,10 @@ async def start_grpc_server(
         workers: threads that nodes run on.
         targets: where to listen, each `address:port`.
         channel_arguments: gRPC's own options, over those that are set here.
-        max_threads: calls and open streams at once, None for any number.
+        max_threads: how many calls and open streams there may be at once; None: any number.
 
     Raises:
-        OSError: one of them can't be listened on.
+        OSError: one of the targets can't be listened on.
     """
     server = grpc.aio.server(options=tuple((_OPTIONS | dict(channel_arguments)).items()))
     service = GrpcService(data_plane, workers, max_threads)

@@ -1,4 +1,4 @@
-"""A KServe request as the data plane knows it, whatever transport it came by, and what makes one malformed."""
+"""A KServe request as the data plane sees it, whatever transport it came by, and what makes one malformed."""
 
 import math
 import re
@@ -49,8 +49,8 @@ class InputTensor:
 class InferRequest:
     """A request to a graph.
 
-    `inputs` is read once, and may raise InvalidRequest at any of them. A parameter of None is one whose type KServe
-    knows and the server does not.
+    `inputs` can be iterated over once, which may raise InvalidRequest at any of them. None stands for a parameter of a
+    type that KServe has and the server does not take.
     """
 
     model_name: str
@@ -60,10 +60,10 @@ class InferRequest:
     parameters: Mapping[str, str | int | bool | None] = field(default_factory=dict)
 
     def check_version(self) -> None:
-        """Graphs have no versions: any number will do.
+        """A graph has no versions, so any number will do.
 
         Raises:
-            InvalidRequest: it is no number.
+            InvalidRequest: the version is not a number.
         """
         version = self.model_version
         if version and not (_VERSION.fullmatch(version) and version != "-0" and -(2**63) <= int(version) < 2**63):
@@ -73,7 +73,7 @@ class InferRequest:
         """Parameters become side packets of the graph, where no Python node can see them.
 
         Args:
-            pooled: whether the graph's instances are made before there is a request.
+            pooled: whether the graph's instances are started before any request comes.
 
         Raises:
             FailedPrecondition: a reserved name, or any parameter for a pool of graphs.
@@ -95,7 +95,7 @@ class InferRequest:
         """The timestamp of the request's packets: its own, or else the clock in microseconds.
 
         Raises:
-            MalformedTimestamp: it is no integer, or out of MediaPipe's range.
+            MalformedTimestamp: the request's own is not an integer, or out of MediaPipe's range.
         """
         if TIMESTAMP_PARAMETER not in self.parameters:
             return time.time_ns() // 1000
@@ -112,7 +112,7 @@ class InferRequest:
         """The tensors for a graph whose inputs have these names, one by one.
 
         Raises:
-            InvalidRequest: the graph has no such input, or the tensor contradicts itself.
+            InvalidRequest: the graph has no such input, or the data does not fit shape and datatype.
         """
         for tensor in self.inputs:
             if tensor.name not in names:

@@ -1,11 +1,11 @@
-"""A KServe response as the data plane knows it, whatever transport it goes by."""
+"""A KServe response as the data plane sees it, whatever transport it leaves by."""
 
 from dataclasses import dataclass
 from typing import Self
 
 from ovms_local import pyovms
 
-# Graphs have no versions: all of them are this one.
+# A graph has no versions; clients are told this one.
 VERSION = "1"
 
 
@@ -20,7 +20,7 @@ class OutputTensor:
 
     @classmethod
     def read(cls, tensor: pyovms.Tensor) -> Self:
-        """Copy a tensor, whose node may fill its buffer anew."""
+        """Copy what is in the tensor's buffer now: its node may fill it again later."""
         return cls(tensor.name, tensor.datatype, tensor.shape, bytes(tensor))
 
 

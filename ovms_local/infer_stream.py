@@ -1,4 +1,4 @@
-"""A stream of requests to one graph instance: which of them it takes, and what the client is told of the others."""
+"""A stream of requests to one graph instance: which ones it takes, and what the client is told about the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -21,15 +21,15 @@ class InferStream:
         self._workers = workers
         self._metrics = metrics
         self._stream = GraphStream(graph, workers, metrics, on_end)
-        self._versions: set[str] = set()  # that a later request may have; empty until there has been a request
+        self._versions: set[str] = set()  # those a later request may name; empty before the first request
         self._closed = False
 
     async def send(self, request: InferRequest, large: bool = False) -> None:
-        """Put the inputs of a request into the graph; what is wrong with it is told in the stream, which goes on.
+        """Put a request's inputs into the graph. What is wrong with it is told in the stream, which goes on.
 
         Args:
             request: the request.
-            large: its inputs take long enough to be kept off the event loop.
+            large: decoding its inputs takes so long that it has to stay off the event loop.
         """
         await self._stream.writable()
         if large:
@@ -52,7 +52,7 @@ class InferStream:
         return self._stream
 
     def _enter(self, request: InferRequest) -> str:
-        """Put the inputs into the graph, one by one; the text of an error that the client is still to be told."""
+        """Put the inputs into the graph, one by one; the text of an error that has yet to be reported, or none."""
         packets: list[Packet] = []
         where = "validate subsequent requests"
         try:
@@ -73,8 +73,7 @@ class InferStream:
             self._stream.put(packets, text)
             return ""
         self._metrics.accepted.inc()
-        if packets:
-            self._stream.put(packets)
+        self._stream.put(packets)
         return ""
 
     def _check_subsequent(self, request: InferRequest) -> None:

@@ -137,7 +137,7 @@ def _infer(graph: Graph, request: InferRequest, metrics: GraphMetrics) -> InferR
 
 
 def _tensors(request: InferRequest, graph: Graph) -> tuple[int, list[Tensor]]:
-    """The timestamp and the tensors of a request that has to bring all inputs at once."""
+    """The timestamp and the tensors of a request that has to have all of the graph's inputs."""
     request.check_parameters(graph.config.pooled)
     timestamp = request.timestamp()
     tensors = list(request.tensors(graph.config.inputs))
@@ -147,7 +147,7 @@ def _tensors(request: InferRequest, graph: Graph) -> tuple[int, list[Tensor]]:
 
 
 def _run(graph: Graph, timestamp: int, tensors: list[Tensor]) -> dict[str, Packet]:
-    """Run an instance to its end; of each output its first packet, with the graph's outputs as keys."""
+    """Run an instance to its end; the first packet of each of the graph's outputs."""
     first: dict[str, Packet] = {}
     instance = GraphInstance(graph)
     try:

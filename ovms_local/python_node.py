@@ -5,7 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ovms_local import pyovms
@@ -73,9 +73,9 @@ class PythonNode:
 class PythonNodeRun:
     """A node within one instance of its graph: its generator, while one runs.
 
-    As in the real server, a tick first puts out the set that it has and then has the generator compute the next, and
-    what it has put out leaves when the tick is over: each set when the next one has been computed, the last when the
-    generator has returned.
+    As in the real server, a tick puts out the set that is there and then has the generator compute the next one, and
+    what was put out leaves only when the tick is over. So each set leaves when the next one has been computed, and the
+    last when the generator has returned.
     """
 
     __slots__ = ("_generator", "_loopback", "_model", "_outputs", "_set", "_timestamp")
@@ -93,8 +93,8 @@ class PythonNodeRun:
         """Call `execute`, or go on with its generator.
 
         Raises:
-            NodeBusy: there are tensors, and the generator of earlier ones is not done.
-            TypeError, ValueError: what the model gave is no list of its outputs. Also whatever the model raises.
+            NodeBusy: there are tensors, but the generator of earlier ones still runs.
+            TypeError, ValueError: what the model gave is not a list of its outputs. Also whatever the model raises.
         """
         if self._generator is None:
             self._timestamp = timestamp
@@ -107,7 +107,7 @@ class PythonNodeRun:
         if self._set is _END:
             self._generator = None
             return []
-        packets = self._packets(list(self._set))
+        packets = self._packets(self._set)
         self._timestamp += 1
         packets.append(Packet(self._loopback, self._timestamp, None))
         self._set = next(self._generator, _END)
@@ -130,8 +130,8 @@ class PythonNodeRun:
         if self._set is _END:
             raise ValueError("execute is a generator that yielded nothing")
 
-    def _packets(self, tensors: list) -> list[Packet]:
-        """What to put out for a list of tensors, ordered by tag."""
+    def _packets(self, tensors: Iterable) -> list[Packet]:
+        """What to put out for these tensors, ordered by tag."""
         packets = {}
         for tensor in tensors:
             if not isinstance(tensor, pyovms.Tensor):

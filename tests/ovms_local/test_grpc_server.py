@@ -728,6 +728,33 @@ def test_an_exception_is_told_when_the_server_next_reads_from_the_client(stub, e
         assert reading.exception().code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize(
+    "move",
+    [
+        request("stream", {}),
+        pb.ModelInferRequest(model_name="stream"),
+        request("nope", "x"),
+        request("stream", {}, name="x"),
+    ],
+    ids=["good", "without inputs", "other graph", "unexpected input"],
+)
+def test_any_request_after_an_exception_makes_it_known(server, stub, move):
+    stream = Stream(stub)
+    cause = f"failed before {move.SerializeToString().hex()}"
+    stream.send(request("stream", {"count": 3, "fail_at": 2, "fail_with": cause}))
+    assert stream.read_text() == "out 0"
+    server.wait_for_log(cause)
+
+    def move_and_read():
+        while True:  # a wrong one has an answer of its own first
+            stream.send(move)
+            stream.read()
+
+    code, details = status_of(move_and_read)
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert details.startswith(EXECUTION_FAILED.format("stream_node"))
+
+
 def test_wrong_yields_fail_and_close_the_generator(stub, events):
     wrong = [
         ({"count": 0}, "yielded nothing"),

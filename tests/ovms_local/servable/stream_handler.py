@@ -17,7 +17,7 @@ class OvmsPythonModel:
             for step in range(order["count"]):
                 self._wait(order, step)
                 if step == order.get("fail_at"):
-                    raise RuntimeError("failed on purpose")
+                    raise RuntimeError(order.get("fail_with", "failed on purpose"))
                 yield self._set(order, step, buffers)
                 if "then_nothing" in order:
                     yield []
