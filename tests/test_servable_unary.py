@@ -66,7 +66,7 @@ def test_the_demos_curl_request_has_the_demos_layout(unary_server):
             rf'            "datatype": "{datatype}",\n            "data": {data}\n        }}'
         )
         assert re.search(output, answer), answer
-    assert answer.startswith('{\n    "model_name": "python_model",\n    "outputs": [{\n')
+    assert answer.startswith('{\n    "model_name": "python_model",\n    "model_version": "1",\n')
     outputs = {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
     [completion], count = infer(unary_server, RELATIVITY)
     assert outputs == {"completion": [completion], "token_count": [count]}
