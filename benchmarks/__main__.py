@@ -19,10 +19,9 @@ from benchmarks.child import Child
 from benchmarks.memory_bandwidth import Reader, weight_bytes_per_token
 from benchmarks.models import CACHE, BenchmarkModel
 from benchmarks.results import Goal, Results, Row, Spread, machine, packages
-from benchmarks.subjects import InProcess, ServedModel, Subject, clients, in_process, served
+from benchmarks.subjects import InProcess, ServedModel, Subject, clients, in_process, question_ids, served
 from benchmarks.workload import QUESTIONS, Run, Workload
-from text_generation.serve.prompts import ChatPrompts
-from text_generation.serve.settings import Settings
+from text_generation.serve.prompts import PromptEncoder
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 2, 4, 8, 16, 32)
@@ -94,13 +93,13 @@ def measure_model(
 
     `served_counts` are the numbers of clients to measure the server with, by engine.
     """
-    prompts = ChatPrompts(Settings(model_path=model.folder))
+    encoder = PromptEncoder.load(model.folder)
     alone_and_many = (1, 8)
     subjects: dict[str, tuple[Subject, Sequence[int]]] = {}
     with ExitStack() as stack:
 
         def child(*command: str) -> InProcess:
-            return stack.enter_context(in_process(command, prompts))
+            return stack.enter_context(in_process(command, encoder))
 
         for engine, engine_counts in served_counts.items():
             server = stack.enter_context(served(engine, "stream", model.folder, model.new_tokens, client_processes))
@@ -169,19 +168,20 @@ def measure_side_questions(
     model: BenchmarkModel, repeats: int, client_processes: Sequence[Child], results: Results
 ) -> None:
     """The first token of a long prompt, and several prompts in one unary call instead of one after another."""
-    prompts = ChatPrompts(Settings(model_path=model.folder))
+    encoder = PromptEncoder.load(model.folder)
     module = (sys.executable, "-m", "benchmarks.in_process")
     one_token = Workload(1, 1, 1)
     with (
-        in_process((*module, "optimum", str(model.folder)), prompts) as optimum,
-        in_process((*module, "generate", str(model.folder)), prompts) as generate,
+        in_process((*module, "optimum", str(model.folder)), encoder) as optimum,
+        in_process((*module, "generate", str(model.folder)), encoder) as generate,
     ):
 
         def first_token_s(subject: InProcess) -> float:
             return subject.ask(one_token, [[LONG_PROMPT]]).answers[0].first_token_s
 
         measured = paired(repeats, lambda: first_token_s(generate), lambda: first_token_s(optimum))
-        name = f"optimum: first token of {len(prompts.encode([LONG_PROMPT])[0])} tokens, sooner than generate()"
+        length = len(question_ids(encoder, LONG_PROMPT))
+        name = f"optimum: first token of {length} tokens, sooner than generate()"
         results.goals.append(Goal(name, model.title, 2, False, "", measured))
     for engine in ("genai", "optimum"):
         with served(engine, "unary", model.folder, model.new_tokens, client_processes[:1]) as server:

@@ -47,14 +47,13 @@ class EngineSubject(ThreadPerClient):
     """An engine of ours, as a servable calls it: text pieces, read by a thread per request."""
 
     def __init__(self, settings: Settings):
-        from text_generation.serve import engine
+        from text_generation.serve import loading
 
-        _, self._engine = engine.load(settings)
+        self._chat = loading.acquire(settings)
 
     def ask(self, prompt: list[int], new_tokens: int) -> Answer:
         answer = Answer(time.monotonic())
-        sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-        with self._engine.submit([prompt], sampling) as generation:
+        with self._chat.generate([prompt], SamplingParams(max_tokens=new_tokens)) as generation:
             for pieces in generation:
                 if any(pieces):
                     answer.arrivals.append(time.monotonic())
@@ -168,7 +167,10 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     settings = Settings(
-        model_path=Path(folder), engine="genai" if name == "genai" else "optimum", max_concurrent_requests=64
+        model_path=Path(folder),
+        engine="genai" if name == "genai" else "optimum",
+        max_concurrent_requests=64,
+        ignore_eos=True,
     )
     subject = {
         "optimum": EngineSubject,

@@ -9,7 +9,7 @@ from typing import Protocol
 from benchmarks.child import Child, peak_memory, reset_peak_memory
 from benchmarks.workload import Answer, Run, Workload
 from ovms_local.testing import serve
-from text_generation.serve.prompts import ChatPrompts
+from text_generation.serve.prompts import PromptEncoder
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,8 +56,8 @@ class ServedModel:
 class InProcess:
     """A child process that loads a model and generates without a server; it is given token ids."""
 
-    def __init__(self, child: Child, prompts: ChatPrompts):
-        self._child, self._prompts = child, prompts
+    def __init__(self, child: Child, encoder: PromptEncoder):
+        self._child, self._encoder = child, encoder
 
     def measure(self, workload: Workload) -> Run:
         """The workload's questions."""
@@ -66,10 +66,15 @@ class InProcess:
     def ask(self, workload: Workload, questions: list[list[str]]) -> Run:
         """Questions, listed for each client."""
         reset_peak_memory(self._child.pid)
-        prompts = [self._prompts.encode(own) for own in questions]
+        prompts = [[question_ids(self._encoder, question) for question in own] for own in questions]
         self._child.send({"prompts": prompts, "new_tokens": workload.new_tokens})
         answers = [Answer(**answer) for answer in self._child.receive()["answers"]]
         return Run(workload, answers, peak_memory(self._child.pid))
+
+
+def question_ids(encoder: PromptEncoder, question: str) -> list[int]:
+    """The token ids of a question's prompt."""
+    return encoder.encode([{"role": "user", "content": question}], {})
 
 
 @contextmanager
@@ -94,6 +99,11 @@ def served(
         "MODEL_PATH": str(model),
         "MAX_NEW_TOKENS": str(new_tokens),
         "IGNORE_EOS": "true",
+        # As the subjects without a server have it; a model folder may recommend something else.
+        "TEMPERATURE": "1",
+        "TOP_P": "1",
+        "TOP_K": "50",
+        "REPETITION_PENALTY": "1.1",
         "MAX_CONCURRENT_REQUESTS": "64",
         "LOG_LEVEL": "WARNING",
     }
@@ -104,11 +114,11 @@ def served(
 
 
 @contextmanager
-def in_process(command: Sequence[str], prompts: ChatPrompts) -> Iterator[InProcess]:
+def in_process(command: Sequence[str], encoder: PromptEncoder) -> Iterator[InProcess]:
     """A process that speaks the protocol of benchmarks/in_process.py."""
     child = Child(command)
     try:
         child.receive()
-        yield InProcess(child, prompts)
+        yield InProcess(child, encoder)
     finally:
         child.close()

@@ -4,30 +4,33 @@ import numpy as np
 from config import settings
 from pyovms import Tensor
 
-from text_generation.serve import engine
-from text_generation.serve.tensors import pack_texts, unpack_texts
+from text_generation.errors import logged_failures
+from text_generation.serve import loading
+from text_generation.serve.tensors import input_named, pack_texts, unpack_texts
 
 
 class OvmsPythonModel:
     """The server makes one object per graph definition and calls `execute` from several threads at once."""
 
+    chat = None
+
     def initialize(self, kwargs):
         """Load the model; an exception leaves the graph unavailable, with the reason in the server's log."""
-        self.prompts, self.engine = engine.load(settings)
+        self.chat = loading.acquire(settings)
 
     def execute(self, inputs):
         """pre_prompt BYTES [n] -> completion BYTES [n], token_count INT32 [1]; an exception is the client's error."""
-        pre_prompt = inputs[0]
-        questions = unpack_texts(
-            "pre_prompt", pre_prompt.data, pre_prompt.shape, pre_prompt.datatype, self.prompts.max_bytes
-        )
-        with self.engine.submit(self.prompts.encode(questions), settings.sampling) as generation:
-            completions = generation.join()
+        pre_prompt = input_named("pre_prompt", inputs)
+        with logged_failures():
+            self.chat.check_size(pre_prompt.size)
+            with self.chat.ask(unpack_texts(pre_prompt)) as generation:
+                completions = generation.join()
         return [
             Tensor("completion", pack_texts(completions), shape=[len(completions)], datatype="BYTES"),
             Tensor("token_count", np.array([generation.token_count], dtype=np.int32)),
         ]
 
     def finalize(self):
-        """Stop what still runs."""
-        self.engine.close()
+        """Give the model back; the server calls this also where `initialize` failed."""
+        if self.chat is not None:
+            loading.release(self.chat)

@@ -1,6 +1,5 @@
 """A model folder's chat template: messages in, the prompt's text out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -9,7 +8,7 @@ from jinja2.exceptions import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from text_generation.errors import RequestError, first_line
-from text_generation.model_folder import ModelFolderError
+from text_generation.model_folder import ModelFolderError, read_json
 
 # What templates refer to by name: tokenizer_config.json says what each is, in older folders special_tokens_map.json.
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -31,7 +30,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]):
         self.source = source
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
 
     @classmethod
     def load(cls, folder: Path) -> "ChatTemplate":
@@ -39,8 +38,8 @@ class ChatTemplate:
 
         Raises ModelFolderError where there is none, or none called default, or where a file can't be read.
         """
-        config = _read_json(folder / "tokenizer_config.json")
-        special_tokens_map = _read_json(folder / "special_tokens_map.json")
+        config = read_json(folder / "tokenizer_config.json")
+        special_tokens_map = read_json(folder / "special_tokens_map.json")
         return cls(_source(folder, config), _special_tokens(special_tokens_map) | _special_tokens(config))
 
     def render(self, messages: Sequence[Message], **variables: Any) -> str:
@@ -49,7 +48,7 @@ class ChatTemplate:
         `variables` are what else the template looks at, such as `enable_thinking`. Raises TemplateRefused where the
         template refuses the messages, or fails on them.
         """
-        given = self._special_tokens | variables
+        given = self.special_tokens | variables
         try:
             rendered, _ = render_jinja_template(
                 [list(messages)], chat_template=self.source, add_generation_prompt=True, **given
@@ -68,7 +67,7 @@ def _source(folder: Path, config: dict[str, Any]) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        template = config.get("chat_template") or _read_json(folder / "chat_template.json").get("chat_template")
+        template = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFolderError(f"{path} can't be read ({error}): copy or make the folder again") from error
     if isinstance(template, str):
@@ -94,16 +93,3 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
 
 def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no such file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path} can't be read ({first_line(error)}): copy or make the folder again") from error
-    if not isinstance(content, dict):
-        raise ModelFolderError(f"{path} is damaged (no JSON object): copy or make the folder again")
-    return content

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -98,13 +99,28 @@ def config_size(folder: Path, name: str) -> int:
     Raises ModelFolderError if no such number stands there.
     """
     path = folder / "config.json"
-    try:
-        size = json.loads(path.read_text(encoding="utf-8"))[name]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        size = None
+    size = read_json(path).get(name)
     if type(size) is not int or size < 1:
         raise ModelFolderError(f"{path} is damaged (no {name} in it): copy or make the folder again")
     return size
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder; empty where there is no such file.
+
+    Raises ModelFolderError if it cannot be read or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelFolderError(
+            f"{path} can't be read ({' '.join(str(error).split())}): copy or make the folder again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} is damaged (no JSON object): copy or make the folder again")
+    return content
 
 
 @contextmanager

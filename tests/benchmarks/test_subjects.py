@@ -6,8 +6,7 @@ import pytest
 
 from benchmarks.subjects import InProcess, clients, in_process, served
 from benchmarks.workload import Run, Workload
-from text_generation.serve.prompts import ChatPrompts
-from text_generation.serve.settings import Settings
+from text_generation.serve.prompts import PromptEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -27,8 +26,8 @@ def check(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["optimum", "genai", "pipeline", "generate"])
 def test_without_a_server(int8_model, name):
-    prompts = ChatPrompts(Settings(model_path=int8_model))
-    with in_process([sys.executable, "-m", "benchmarks.in_process", name, str(int8_model)], prompts) as subject:
+    encoder = PromptEncoder.load(int8_model)
+    with in_process([sys.executable, "-m", "benchmarks.in_process", name, str(int8_model)], encoder) as subject:
         check(subject.measure(WORKLOAD))
 
 
@@ -45,7 +44,7 @@ def test_through_a_server_with_a_process_for_each_client(int8_model):
 
 
 def test_a_child_that_ends_is_an_error(int8_model, tmp_path):
-    prompts = ChatPrompts(Settings(model_path=int8_model))
+    encoder = PromptEncoder.load(int8_model)
     command = [sys.executable, "-m", "benchmarks.in_process", "optimum", str(tmp_path)]
-    with pytest.raises(RuntimeError, match="ended with exit code 1"), in_process(command, prompts) as subject:
+    with pytest.raises(RuntimeError, match="ended with exit code 1"), in_process(command, encoder) as subject:
         assert not isinstance(subject, InProcess), "it must not get here"

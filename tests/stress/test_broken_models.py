@@ -14,8 +14,9 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer
+from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
-from text_generation.serve import engine, model_folder
+from text_generation.serve import loading
 from text_generation.serve.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -64,6 +65,11 @@ def with_another_tokenizer(folder: Path) -> None:
     copied(folder, "tokenizer.json").write_text(tokenizer.to_str())
 
 
+def with_refusing_template(folder: Path) -> None:
+    removed("model_info.json")(folder)
+    copied(folder, "chat_template.jinja").write_text("{{ raise_exception('ask somebody else') }}")
+
+
 def emptied(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
@@ -94,9 +100,13 @@ DAMAGES = {
     ),
     "graph overwritten": (overwritten("openvino_model.xml"), "openvino_model.xml"),
     "no tokenizer": (removed("tokenizer.json"), "tokenizer.json is missing"),
-    "tokenizer overwritten": (overwritten("tokenizer.json"), "tokenizer.json or tokenizer_config.json can't be used"),
+    "tokenizer overwritten": (overwritten("tokenizer.json"), "tokenizer.json is damaged"),
     "tokenizer of another model": (with_another_tokenizer, "tokenizer.json is another model's: 'zzqq'"),
     "no template": (removed("model_info.json", "chat_template.jinja"), "has no chat template"),
+    "template that refuses a question": (
+        with_refusing_template,
+        "can't be asked with a user's message: the model's chat",
+    ),
     "configuration overwritten": (overwritten("config.json"), "model/config.json"),
     "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),
     "info overwritten": (overwritten("model_info.json"), "model_info.json is damaged"),
@@ -118,7 +128,7 @@ def test_a_broken_folder_is_one_line_that_names_it(folder, damage):
     break_it, says = DAMAGES[damage]
     break_it(folder)
     with pytest.raises(ModelFolderError) as error:
-        engine.load(Settings(model_path=folder))
+        loading.acquire(Settings(model_path=folder))
     assert says in str(error.value)
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
@@ -129,8 +139,7 @@ def test_a_folder_without_info_is_served_all_the_same(folder, chosen):
     """As optimum-cli makes it."""
     removed("model_info.json")(folder)
     assert model_folder.check(folder) is None
-    _, loaded = engine.load(Settings(model_path=folder, engine=chosen))
-    loaded.close()
+    loading.release(loading.acquire(Settings(model_path=folder, engine=chosen)))
 
 
 @pytest.mark.parametrize("damage", ["weights truncated", "graph overwritten"])
@@ -153,9 +162,17 @@ def test_the_graph_is_unavailable_and_the_server_up(serving, folder, damage):
 )
 def test_settings_that_do_not_suit_the_model_are_one_line_that_names_them(int8_model, settings, says):
     with pytest.raises(ModelFolderError) as error:
-        engine.load(Settings(model_path=int8_model, **settings))
+        loading.acquire(Settings(model_path=int8_model, **settings))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_system_prompt_that_the_template_refuses_is_named(folder):
+    removed("model_info.json")(folder)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}Hi"
+    copied(folder, "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelFolderError, match=r"can't be asked with SYSTEM_PROMPT.*no system role"):
+        loading.acquire(Settings(model_path=folder, system_prompt="Be brief."))
 
 
 def test_a_bad_setting_makes_the_graph_unavailable(serving):

@@ -1,66 +1,96 @@
-"""Token ids to text pieces, as the ids come."""
+"""Token ids to text pieces, as the ids come.
+
+`tokenizers.decoders.DecodeStream` does nearly this, but it keeps an incomplete tail to itself for ever, and on bytes
+that are not UTF-8 it slows down quadratically or raises. So there are two ways here, by how the tokenizer decodes.
+"""
+
+import codecs
+import json
+import re
+from abc import ABC, abstractmethod
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
-
-# A UTF-8 character has at most four bytes, so more tokens than this without text are no character in the making.
-MAX_UNDECODED_TOKENS = 8
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-class Detokenizer:
-    """Decodes one completion; no piece splits a character, and joined the pieces are the decoded completion.
+class Detokenizer(ABC):
+    """Decodes one completion: joined, the pieces are what the tokenizer makes of all ids, and none splits a character.
 
-    `DecodeStream` does the work, but it keeps an incomplete tail to itself for ever, and on bytes that are no UTF-8 it
-    slows down quadratically or raises. Here what it holds back for too long is decoded at a character's boundary.
+    Special tokens must be left out.
     """
+
+    @abstractmethod
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, "" where it completes none."""
+
+    @abstractmethod
+    def flush(self) -> str:
+        """The rest as the decoder writes it, with U+FFFD for what is no character."""
+
+
+class ByteLevelDetokenizer(Detokenizer):
+    """For decoders that join the bytes of all tokens: GPT-2's scheme, which most models of today use."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        # Decoders treat the start of a text differently (Llama's strips a space), so a text that goes on is decoded
-        # behind an ordinary token.
-        self._anchor = tokenizer.encode("a", add_special_tokens=False).ids[-1:]
-        self._context: list[int] = []
-        self._pending: list[int] = []
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def push(self, token_ids: list[int]) -> str:
-        """The text that `token_ids` complete, "" where they complete none. Special tokens must be left out."""
-        text = ""
-        for token_id in token_ids:
-            self._pending.append(token_id)
-            try:
-                piece = self._stream.step(self._tokenizer, token_id)
-            except Exception:  # tokenizers raises a plain one where a byte changes the meaning of those before it
-                text += self._settle()
-                continue
-            if piece is not None:
-                text += piece
-                self._context = self._anchor
-                self._pending.clear()
-            elif len(self._pending) > MAX_UNDECODED_TOKENS:
-                text += self._settle()
-        return text
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(_token_bytes(self._tokenizer.id_to_token(token_id) or ""))
 
     def flush(self) -> str:
-        """The text of an incomplete tail as the decoder writes it: U+FFFD for what is no character."""
-        tail = self._decode(self._context, self._pending)
-        self._pending.clear()
-        return tail
+        return self._decoder.decode(b"", final=True)
 
-    def _decode(self, context: list[int], token_ids: list[int]) -> str:
-        return self._tokenizer.decode(context + token_ids)[len(self._tokenizer.decode(context)) :]
 
-    def _settle(self) -> str:
-        """Emit the pending tokens but for a tail that may still become a character, and start afresh behind them."""
-        text, tail = self._decode(self._context, self._pending), []
-        if text.endswith(REPLACEMENT):
-            for cut in range(len(self._pending) - 1, 0, -1):
-                head = self._decode(self._context, self._pending[:cut])
-                if head + self._decode(self._anchor, self._pending[cut:]) == text:
-                    text, tail = head, self._pending[cut:]
-                    break
-        self._context = self._anchor
-        self._pending = tail
-        self._stream = DecodeStream(ids=self._anchor + tail, skip_special_tokens=True)
+class WindowDetokenizer(Detokenizer):
+    """For decoders that look at token after token: what is new is decoded behind the token before it.
+
+    Tokens that stand for a byte each (`<0x0A>`) wait for the end of their run: one that is not UTF-8 turns all bytes
+    beside it into U+FFFD.
+    """
+
+    _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        if self._BYTE.fullmatch(self._tokenizer.id_to_token(token_id) or ""):
+            return ""
+        return self.flush()
+
+    def flush(self) -> str:
+        text = self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
+        # Decoders treat a text's first word differently (Llama's strips a space), so there must be something before it.
+        self._context = self._pending[-1:] if text else self._context + self._pending
+        self._pending = []
         return text
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+
+
+def detokenizer(tokenizer: Tokenizer) -> Detokenizer:
+    """A detokenizer for one completion."""
+    decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
+    kind = ByteLevelDetokenizer if decoder.get("type") == "ByteLevel" else WindowDetokenizer
+    return kind(tokenizer)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary: itself where it can be printed, else one of
+    those from U+0100 on, in order (GPT-2's encoder.py).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _token_bytes(token: str) -> bytes:
+    # A token that was added with other characters in it stands for itself.
+    return bytes(_BYTES[c] for c in token) if all(c in _BYTES for c in token) else token.encode()

@@ -1,116 +1,106 @@
-"""Questions to chat prompts to token ids."""
+"""Conversations to token ids, by the model's own chat template, safe for text that comes from strangers."""
 
-import logging
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import Metaspace
-from transformers import AutoTokenizer
 
-from text_generation.errors import RequestError
-from text_generation.serve.settings import Settings
+from text_generation import tokenizer_file
+from text_generation.chat_template import ChatTemplate, Message
+from text_generation.serve.json_values import strings
 
-logger = logging.getLogger(__name__)
-
-# Characters; the tokenizer takes up to 1 KB of memory for each while it works, so long texts go one after another.
-_LONG_TEXT = 1 << 16
-
-# Unicode's last private use plane: stands in for special tokens in a question while its chat prompt is rendered.
+# Unicode's last private use plane: stands in for special tokens in a message while its prompt is rendered.
 _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
-class ChatPrompts:
-    """A model folder's chat template and tokenizer, made safe for text that comes from strangers."""
+class PromptEncoder:
+    """Renders conversations and encodes them. Special tokens are the template's alone: in a message they are text."""
 
-    def __init__(self, settings: Settings):
-        try:
-            self._chat = AutoTokenizer.from_pretrained(
-                settings.model_path, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # the tokenizer library has plain ones, which name no file
-            raise ValueError(f"tokenizer.json or tokenizer_config.json can't be used: {error}") from error
-        if self._chat.chat_template is None:
-            raise ValueError(f"{settings.model_path} has no chat template: make the folder with download_model.py")
-        self._system_prompt = settings.system_prompt
-        self._max_prompts = settings.max_prompts_per_request
-        self.tokenizer: Tokenizer = self._chat.backend_tokenizer
-        # Training leaves these behind in some folders; transformers resets them for each text of its own.
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer):
+        self.template = template
+        self.tokenizer = tokenizer
         # To these copies special tokens are ordinary text. As a flag of the one above, other threads would see it too.
-        self._literal_tokenizer = _literal(self.tokenizer)
+        self._literal_tokenizer = _literal(tokenizer)
         self._literal_tokenizer_behind = _behind_other_text(self._literal_tokenizer)
-        added = self.tokenizer.get_added_tokens_decoder().items()
+        added = tokenizer.get_added_tokens_decoder().items()
+        special = sorted((token for _, token in added if token.special), key=lambda t: len(t.content), reverse=True)
         self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
-        longest_first = sorted(self._special_tokens, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        longest_token = max(len(token.encode()) for token in self.tokenizer.get_vocab())
-        # More bytes than this in a request are more tokens than it may have, whatever they say.
-        self.max_bytes = settings.max_prompt_tokens_per_request * longest_token
-        self._one_long_request = threading.Lock()
-
-    def encode(self, questions: list[str]) -> list[list[int]]:
-        """Token ids of each question's chat prompt; RequestError where a question can't be asked."""
-        count = len(questions)
-        if count == 0:
-            raise RequestError("the request has no prompt: send at least one")
-        if count > self._max_prompts:
-            raise RequestError(
-                f"the request has {count} prompts, but MAX_PROMPTS_PER_REQUEST is {self._max_prompts}: send fewer"
+        self._special_pattern = re.compile("|".join(re.escape(token.content) for token in special) or "(?!)")
+        # Some tokens take the white space beside them with them.
+        self._own_pattern = re.compile(
+            "|".join(
+                (r"\s*" if token.lstrip else "") + f"({re.escape(token.content)})" + (r"\s*" if token.rstrip else "")
+                for token in special
             )
-        for number, question in enumerate(questions, start=1):
-            if not question:
-                raise RequestError(f"prompt {number} of {count} is empty")
-            if "\0" in question:
-                raise RequestError(f"prompt {number} of {count} has a null byte in it")
-        logger.debug("%d prompts: %r", count, questions)
-        with self._one_long_request if sum(map(len, questions)) > _LONG_TEXT else nullcontext():
-            return [self._encode(question) for question in questions]
+            or "(?!)"
+        )
 
-    def _encode(self, question: str) -> list[int]:
-        if not self._holds_special_token(question):
-            return self.tokenizer.encode(self._render(question), add_special_tokens=False).ids
-        token_ids = []
-        tokenizer = self._literal_tokenizer
-        for text, special_token_ids in self._stretches(question):
-            token_ids += tokenizer.encode(text, add_special_tokens=False).ids + special_token_ids
-            tokenizer = self._literal_tokenizer_behind
-        return token_ids
+    @classmethod
+    def load(cls, folder: Path) -> "PromptEncoder":
+        """The encoder for the model in a folder; ModelFolderError where its template or tokenizer can't be used."""
+        return cls(ChatTemplate.load(folder), tokenizer_file.load(folder))
 
-    def _holds_special_token(self, question: str) -> bool:
+    def encode(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[int]:
+        """The prompt's token ids; TemplateRefused where the template refuses the messages.
+
+        `variables` are the template's, such as `enable_thinking`.
+        """
+        texts = list(strings([list(messages), variables]))
+        if any(map(self._holds_special_token, texts)):
+            return self._encode_literally(messages, variables, "".join(texts))
+        return self.tokenizer.encode(self.template.render(messages, **variables), add_special_tokens=False).ids
+
+    def _holds_special_token(self, text: str) -> bool:
         """Whether there is one in it, or its normalization makes one of it (`</s>` in full-width characters, say)."""
-        if self._special_pattern.search(question) is not None:
+        if self._special_pattern.search(text) is not None:
             return True
         if self.tokenizer.normalizer is None:
             return False
-        token_ids = self.tokenizer.encode(question, add_special_tokens=False).ids
+        token_ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return not set(token_ids).isdisjoint(self._special_tokens.values())
 
-    def _render(self, question: str) -> str:
-        messages = [{"role": "user", "content": question}]
-        if self._system_prompt is not None:
-            messages.insert(0, {"role": "system", "content": self._system_prompt})
-        return self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _encode_literally(self, messages: Sequence[Message], variables: Mapping[str, Any], typed: str) -> list[int]:
+        """The prompt with its special tokens found before the typed ones are put back.
 
-    def _stretches(self, question: str) -> Iterator[tuple[str, list[int]]]:
-        """The chat prompt cut behind each special token of the template's own: the text before it, and its id.
-
-        Special tokens typed in the question are hidden from the template, so only its own are found, and put back.
+        `typed` is all text that is not the template's.
         """
-        typed = sorted(set(self._special_pattern.findall(question)))
-        used = set(question)
-        unused = (character for character in map(chr, _PRIVATE_USE) if character not in used)
-        hidden = dict(zip(typed, unused, strict=False))
-        shown = str.maketrans({character: token for token, character in hidden.items()})
-        prompt = self._render(self._special_pattern.sub(lambda match: hidden[match[0]], question))
+        used = set(typed)
+        stand_ins = (character for character in map(chr, _PRIVATE_USE) if character not in used)
+        hidden = dict(zip(sorted(set(self._special_pattern.findall(typed))), stand_ins, strict=False))
+        restore = str.maketrans({character: token for token, character in hidden.items()})
+
+        def hide(text: str) -> str:
+            return self._special_pattern.sub(lambda match: hidden[match[0]], text)
+
+        prompt = self.template.render(_mapped(list(messages), hide), **_mapped(variables, hide))
+        token_ids = []
+        tokenizer = self._literal_tokenizer
+        for text, special_token_ids in self._stretches(prompt):
+            token_ids += tokenizer.encode(text.translate(restore), add_special_tokens=False).ids + special_token_ids
+            tokenizer = self._literal_tokenizer_behind
+        return token_ids
+
+    def _stretches(self, prompt: str) -> Iterator[tuple[str, list[int]]]:
+        """The prompt cut behind each special token: the text before it, and its id."""
         start = 0
-        for match in self._special_pattern.finditer(prompt):
-            yield prompt[start : match.start()].translate(shown), [self._special_tokens[match[0]]]
+        for match in self._own_pattern.finditer(prompt):
+            yield prompt[start : match.start()], [self._special_tokens[match[match.lastindex]]]
             start = match.end()
-        yield prompt[start:].translate(shown), []
+        yield prompt[start:], []
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with each string changed, but for names of members."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _mapped(member, change) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_mapped(member, change) for member in value]
+    return value
 
 
 def _literal(tokenizer: Tokenizer) -> Tokenizer:

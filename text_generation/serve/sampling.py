@@ -1,69 +1,102 @@
-"""How the next token is drawn."""
+"""How the next token is drawn: what a request may ask for, and within which bounds."""
 
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-import torch
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from text_generation.serve.json_schema import check_schema
+
+Temperature = Annotated[
+    float, Field(ge=0, le=2, description="0 takes the likeliest token; higher values draw more evenly.")
+]
+TopP = Annotated[float, Field(gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")]
+TopK = Annotated[int, Field(ge=0, lt=2**31, description="Draw from this many of the likeliest tokens; 0 from all.")]
+MinP = Annotated[
+    float, Field(ge=0, lt=1, description="Leave out tokens less likely than this share of the likeliest one.")
+]
+RepetitionPenalty = Annotated[
+    float,
+    Field(ge=0.01, le=100, description="Above 1, tokens of the conversation so far become less likely; 1 is none."),
+]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="The same seed and request give the same answer.")]
+
+# Each costs a comparison for every token, and text that may still become one is held back.
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 256
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """What one request asks of both engines; the names and meanings are those of Hugging Face's GenerationConfig.
+def _stop_strings(given: Any) -> Any:
+    strings = (given,) if isinstance(given, str) else given
+    if not (isinstance(strings, list | tuple) and all(isinstance(string, str) for string in strings)):
+        raise ValueError(f"must be a string, or a list of up to {MAX_STOP_STRINGS}")
+    return tuple(strings)
 
-    `temperature` 0 turns sampling off: the likeliest token is taken. `top_k` 0 and `top_p` 1 turn those filters off.
-    `seed` None draws a new one. `ignore_eos` goes on to `max_new_tokens`, so that benchmark runs compare.
+
+class JsonSchema(BaseModel):
+    """A JSON schema under a name, as OpenAI's API wraps it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = ""
+    description: str | None = None
+    # `schema` itself is the name of a method of pydantic's.
+    definition: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
+    """What the answer must be: any text, any JSON object, or JSON that fits a schema."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def model_post_init(self, _: Any) -> None:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with type json_schema, and that with json_schema")
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer must fit; None where it may be any text."""
+        if self.type == "text":
+            return None
+        return self.json_schema.definition if self.json_schema else {"type": "object"}
+
+
+class SamplingParams(BaseModel):
+    """What one request asks of both engines; the defaults are the demo's.
+
+    Names are OpenAI's where it has one, else Hugging Face's. `seed` None draws a new one for each request. `stop` and
+    `max_tokens` end the completion; `logprobs` asks for those of the chosen tokens, from the model's own distribution.
     """
 
-    max_new_tokens: int = 1024
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 50
-    repetition_penalty: float = 1.1
-    seed: int | None = None
-    ignore_eos: bool = False
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
+    max_tokens: Annotated[int, Field(ge=1, description="Longest completion; MAX_NEW_TOKENS at most.")] = 1024
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 50
+    min_p: MinP = 0.0
+    repetition_penalty: RepetitionPenalty = 1.1
+    presence_penalty: Annotated[
+        Penalty, Field(description="Taken from the logits of tokens that the completion has already.")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        Penalty, Field(description="Taken from them once for each time that the completion has the token.")
+    ] = 0.0
+    seed: Seed | None = None
+    stop: Annotated[
+        tuple[StopString, ...],
+        BeforeValidator(_stop_strings),
+        Field(max_length=MAX_STOP_STRINGS, description="The completion ends before the first of these strings."),
+    ] = ()
+    logprobs: Annotated[bool, Field(description="Return the log-probability of each token of the completion.")] = False
+    response_format: Annotated[ResponseFormat, Field(description="ENGINE=genai only.")] | None = None
 
-class Sampler:
-    """Draws the next tokens of one request with a random generator of its own, so a seed repeats under concurrency."""
-
-    def __init__(self, params: SamplingParams):
-        self._top_k = 1 if params.temperature == 0 else params.top_k
-        self._draws = self._top_k != 1
-        self._penalty = None
-        if params.repetition_penalty != 1.0:
-            self._penalty = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
-        self._warpers = LogitsProcessorList()
-        if params.temperature not in (0, 1):
-            self._warpers.append(TemperatureLogitsWarper(float(params.temperature)))
-        if params.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(params.top_p))
-        self._random = torch.Generator()
-        if params.seed is None:
-            self._random.seed()
-        else:
-            self._random.manual_seed(params.seed)
-
-    @torch.inference_mode()
-    def __call__(self, history: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Next token ids, int64 [n], from the tokens so far, int64 [n, length], and float logits [n, vocabulary].
-
-        The filters see the top-k candidates alone, sorted: the result is distributed as with Hugging Face's processors
-        over the whole vocabulary, at a fraction of the work. The draw is the Gumbel-max trick (Gumbel 1954): the
-        argmax of log-probabilities plus Gumbel noise is an exact sample.
-        """
-        if self._penalty is not None:
-            logits = self._penalty(history, logits)
-        if not self._draws:
-            return logits.argmax(dim=-1)
-        candidates = None
-        if 0 < self._top_k < logits.shape[-1]:
-            logits, candidates = logits.topk(self._top_k)
-        logits = self._warpers(history, logits)
-        noise = torch.empty_like(logits).exponential_(generator=self._random).log_().neg_()
-        chosen = (logits + noise).argmax(dim=-1, keepdim=True)
-        return (chosen if candidates is None else candidates.gather(-1, chosen)).squeeze(-1)
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, without drawing."""
+        # Closer to 0, dividing by the temperature leaves the range of 32-bit floats.
+        return self.temperature < 1e-4 or self.top_k == 1

@@ -1,13 +1,14 @@
 """What a servable runs with: environment variables over defaults, checked when the server starts."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Json, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from text_generation.serve.sampling import SamplingParams
+from text_generation.model_folder import ModelFolderError, read_json
+from text_generation.serve.engines import EngineName
+from text_generation.serve.sampling import RepetitionPenalty, SamplingParams, Seed, Temperature, TopK, TopP
 
 # One request after another on all cores: what a chat needs, and what OpenVINO's AUTO device would not choose.
 DEFAULT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
@@ -29,19 +30,20 @@ class Settings(BaseSettings):
 
     selected_model: str | None = None
     model_path: Path = Path("/model")
-    engine: Literal["optimum", "genai"] = "optimum"
+    engine: EngineName = "optimum"
     device: str = "AUTO"
     ov_config: Annotated[Json[dict[str, Any]], AfterValidator(lambda given: DEFAULT_OV_CONFIG | given)] = (
         DEFAULT_OV_CONFIG
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
-    seed: int | None = Field(None, ge=0, lt=2**32)
-    max_new_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(50, ge=0, lt=2**31)
-    repetition_penalty: float = Field(1.1, gt=0, allow_inf_nan=False)
+    # What is not set here comes from the model folder.
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    seed: Seed | None = None
+    max_new_tokens: int = Field(SamplingParams().max_tokens, ge=1)
     ignore_eos: bool = False
     system_prompt: Annotated[str, AfterValidator(_encodable)] | None = None
 
@@ -51,6 +53,7 @@ class Settings(BaseSettings):
     max_prompts_per_request: int = Field(32, ge=1)
     max_prompt_tokens_per_request: int = Field(8192, ge=1)
     kv_cache_gb: int = Field(2, ge=1, le=2**16)
+    prefix_caching: bool = True
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -63,7 +66,28 @@ class Settings(BaseSettings):
             )
             raise SettingError("; ".join(problems)) from None
 
-    @property
-    def sampling(self) -> SamplingParams:
-        """How the servable's requests are sampled."""
-        return SamplingParams(**{field.name: getattr(self, field.name) for field in fields(SamplingParams)})
+    def default_sampling(self) -> SamplingParams:
+        """How requests that say nothing else are sampled: as set here, else by the model folder's
+        generation_config.json, else as in the demo.
+
+        Raises ModelFolderError where that file can't be used.
+        """
+        recommended = _recommended_sampling(self.model_path / "generation_config.json")
+        own = {name: getattr(self, name, None) for name in SamplingParams.model_fields}
+        given = {name: value for name, value in own.items() if value is not None}
+        return SamplingParams.model_validate(recommended | given | {"max_tokens": self.max_new_tokens})
+
+
+def _recommended_sampling(path: Path) -> dict[str, Any]:
+    """What a generation_config.json says of sampling. `do_sample` false stands for temperature 0."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    content = read_json(path)
+    found = {name: content[name] for name in names if content.get(name) is not None}
+    if content.get("do_sample") is False:
+        found["temperature"] = 0.0
+    try:
+        SamplingParams.model_validate(found)
+    except ValidationError as error:
+        problems = (f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors())
+        raise ModelFolderError(f"{path} can't be used: {'; '.join(problems)}") from error
+    return found

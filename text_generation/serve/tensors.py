@@ -4,24 +4,32 @@ each element is its length as 4 little-endian bytes, then its bytes."""
 import math
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from text_generation.errors import RequestError
 
 _LENGTH = struct.Struct("<I")
 
 
-def unpack_texts(name: str, data: memoryview, shape: Sequence[int], datatype: str, max_bytes: int) -> list[str]:
-    """The UTF-8 texts of a BYTES tensor called `name`; RequestError where it is anything else.
+class Tensor(Protocol):
+    """What a servable is given for an input: pyovms.Tensor."""
 
-    `max_bytes` bounds the data, lengths included, before any memory is taken for its texts.
-    """
-    if datatype != "BYTES":
-        raise RequestError(f"{name} has datatype {datatype}, but texts are sent as BYTES")
-    if len(data) > max_bytes:
-        raise RequestError(
-            f"{name} has {len(data)} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in ({max_bytes}): "
-            "send fewer or shorter prompts"
-        )
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    data: memoryview
+
+
+def input_named(name: str, inputs: Sequence[Tensor]) -> Tensor:
+    """The input of this name; the server orders them by the tags of the node's streams."""
+    return next(tensor for tensor in inputs if tensor.name == name)
+
+
+def unpack_texts(tensor: Tensor) -> list[str]:
+    """The UTF-8 texts of a BYTES tensor; RequestError where it is anything else."""
+    name, data, shape = tensor.name, tensor.data, tensor.shape
+    if tensor.datatype != "BYTES":
+        raise RequestError(f"{name} has datatype {tensor.datatype}, but texts are sent as BYTES")
     texts = []
     offset = 0
     while offset < len(data):
@@ -40,6 +48,14 @@ def unpack_texts(name: str, data: memoryview, shape: Sequence[int], datatype: st
     if math.prod(shape) != len(texts):
         raise RequestError(f"{name} has shape {list(shape)}, but its data holds {len(texts)} elements")
     return texts
+
+
+def unpack_text(tensor: Tensor) -> str:
+    """The one text of a BYTES tensor; RequestError where it has none, or more."""
+    texts = unpack_texts(tensor)
+    if len(texts) != 1:
+        raise RequestError(f"{tensor.name} has {len(texts)} elements, but takes one")
+    return texts[0]
 
 
 def pack_texts(texts: Iterable[str]) -> bytes:

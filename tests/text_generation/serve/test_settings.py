@@ -1,7 +1,11 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from text_generation.model_folder import ModelFolderError
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import DEFAULT_OV_CONFIG, SettingError, Settings
 
@@ -16,7 +20,9 @@ def test_defaults_are_the_demos():
     settings = Settings.from_environment()
     assert settings.model_path == Path("/model")
     assert (settings.engine, settings.device, settings.ov_config) == ("optimum", "AUTO", DEFAULT_OV_CONFIG)
-    assert settings.sampling == SamplingParams(1024, 1.0, 1.0, 50, 1.1, None, False)
+    assert settings.default_sampling() == SamplingParams(
+        max_tokens=1024, temperature=1.0, top_p=1.0, top_k=50, repetition_penalty=1.1, seed=None
+    )
 
 
 def test_the_environment_is_read(monkeypatch):
@@ -25,7 +31,43 @@ def test_the_environment_is_read(monkeypatch):
         monkeypatch.setenv(name, value)
     settings = Settings.from_environment()
     assert (settings.engine, settings.model_path) == ("genai", Path("/m"))
-    assert settings.sampling == SamplingParams(seed=7, temperature=0, ignore_eos=True)
+    assert settings.default_sampling() == SamplingParams(seed=7, temperature=0)
+    assert settings.ignore_eos
+
+
+@pytest.mark.parametrize(
+    ("recommended", "given", "expected"),
+    [
+        ({}, {}, SamplingParams()),
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True}, {}, SamplingParams(temperature=0.6, top_p=0.9)),
+        ({"temperature": 0.6, "top_p": 0.9}, {"temperature": 1.0}, SamplingParams(temperature=1.0, top_p=0.9)),
+        ({"do_sample": False}, {}, SamplingParams(temperature=0)),
+        ({"do_sample": False}, {"temperature": 0.5}, SamplingParams(temperature=0.5)),
+        ({"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.0, "max_length": 99, "top_p": None},
+         {"max_new_tokens": 7}, SamplingParams(top_k=20, min_p=0.1, repetition_penalty=1.0, max_tokens=7)),
+    ],
+)  # fmt: skip
+def test_what_is_not_set_is_the_model_folders(tmp_path, recommended, given, expected):
+    (tmp_path / "generation_config.json").write_text(json.dumps(recommended))
+    assert Settings(model_path=tmp_path, **given).default_sampling() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [('{"top_p": 2}', "top_p is 2"), ('{"temperature": "hot"}', "temperature is 'hot'"), ("{", "read")],
+)
+def test_a_generation_config_that_cannot_be_used_is_named(tmp_path, content, says):
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(ModelFolderError, match=says) as error:
+        Settings(model_path=tmp_path).default_sampling()
+    assert "generation_config.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_reading_the_environment_imports_no_engine():
+    program = "import sys, text_generation.serve.settings; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "openvino", "openvino_genai"} & set(loaded)
 
 
 def test_an_empty_variable_is_one_not_set(monkeypatch):
@@ -54,6 +96,7 @@ def test_ov_config_is_laid_over_the_defaults(monkeypatch):
         ("MAX_NEW_TOKENS", "many"),
         ("TEMPERATURE", "-0.1"),
         ("TEMPERATURE", "nan"),
+        ("TEMPERATURE", "2.1"),
         ("TOP_P", "0"),
         ("TOP_P", "1.01"),
         ("TOP_K", "-1"),

@@ -5,8 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from text_generation.serve.prompts import ChatPrompts
-from text_generation.serve.settings import Settings
+from text_generation.serve.prompts import PromptEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -20,14 +19,14 @@ SPACES = st.text(" \n\t\u00a0\u2581.<|>_", min_size=1, max_size=12)
 ORDINARY = st.lists(TEXT | SPACES | st.sampled_from(["<|im_", "end|>", "[INST]", "user\n"]), min_size=1, max_size=4)
 
 
-@pytest.fixture(scope="module", params=[None, "Answer <|im_start|> in French."])
+@pytest.fixture(scope="module", params=[None, "Answer in French."])
 def system_prompt(request) -> str | None:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def prompts(int8_model, system_prompt) -> ChatPrompts:
-    return ChatPrompts(Settings(model_path=int8_model, system_prompt=system_prompt))
+def encoder(int8_model) -> PromptEncoder:
+    return PromptEncoder.load(int8_model)
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +44,21 @@ def messages(system_prompt):
 @given(ORDINARY.map("".join))
 @example("  hi ")
 @example("\U00100000\U00100001")
-def test_ordinary_questions_have_the_ids_of_the_chat_template(prompts, tokenizer, messages, question):
+def test_ordinary_questions_have_the_ids_of_the_chat_template(encoder, tokenizer, messages, question):
     if any(token.content in question for token in tokenizer.added_tokens_decoder.values()):
         return  # hypothesis has put one together
     expected = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, return_dict=False)
-    assert prompts.encode([question]) == [expected]
+    assert encoder.encode(messages(question), {}) == expected
 
 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
-def test_typed_special_tokens_are_text(prompts, tokenizer, messages, data):
+def test_typed_special_tokens_are_text(encoder, tokenizer, messages, data):
     special = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     parts = data.draw(st.lists(st.sampled_from(sorted(special)) | KNOWN | SPACES, min_size=1, max_size=6))
     question = "".join(parts)
-    [token_ids] = prompts.encode([question])
-    [harmless_ids] = prompts.encode(["Hello"])
+    token_ids = encoder.encode(messages(question), {})
+    harmless_ids = encoder.encode(messages("Hello"), {})
     control = set(special.values())
     assert [i for i in token_ids if i in control] == [i for i in harmless_ids if i in control]
     expected = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, tokenize=False)

@@ -6,12 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
+from ovms_local.pyovms import Tensor
 from text_generation.errors import RequestError
-from text_generation.serve.tensors import pack_texts, unpack_texts
+from text_generation.serve.tensors import input_named, pack_texts, unpack_text, unpack_texts
+
+
+def tensor(data: bytes, shape: list[int], datatype: str = "BYTES") -> Tensor:
+    return Tensor("pre_prompt", data, shape, datatype)
 
 
 def unpack(data: bytes, shape: list[int], datatype: str = "BYTES") -> list[str]:
-    return unpack_texts("pre_prompt", memoryview(data), shape, datatype, max_bytes=1000)
+    return unpack_texts(tensor(data, shape, datatype))
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
@@ -35,12 +40,6 @@ def test_an_empty_tensor_has_no_texts():
         (pack_texts(["a"]) + struct.pack("<I", 2**32 - 1), [2], "BYTES", "element 2 says 4294967295 bytes, 0 are left"),
         (b"\1\0\0\0\xff", [1], "BYTES", "element 1 of pre_prompt is not UTF-8"),
         (pack_texts(["a", "b"]), [3], "BYTES", "shape [3], but its data holds 2 elements"),
-        (
-            pack_texts(["a" * 997]),
-            [1],
-            "BYTES",
-            "1001 bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in (1000)",
-        ),
         (pack_texts(["a", "b"]), [], "BYTES", "shape [], but its data holds 2 elements"),
     ],
 )
@@ -48,3 +47,15 @@ def test_a_broken_tensor_is_refused_with_the_reason(data, shape, datatype, says)
     with pytest.raises(RequestError) as error:
         unpack(data, shape, datatype)
     assert says in str(error.value)
+
+
+def test_inputs_are_found_by_name_wherever_they_stand():
+    other, wanted = Tensor("a_first", b""), Tensor("pre_prompt", b"")
+    assert input_named("pre_prompt", [other, wanted]) is wanted
+
+
+def test_one_text_is_one():
+    assert unpack_text(tensor(pack_texts(["Hi"]), [1])) == "Hi"
+    for count in (0, 2):
+        with pytest.raises(RequestError, match=f"pre_prompt has {count} elements, but takes one"):
+            unpack_text(tensor(pack_texts(["Hi"] * count), [count]))

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -15,17 +16,15 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from text_generation.serve.engine import KEEPALIVE_S, Engine, Step
-from text_generation.serve.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
-from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.engines.base import KEEPALIVE_S, Engine, NewTokens, Step, Work
+from text_generation.serve.engines.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
 from text_generation.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _CLOSED = "the engine is closed"
-_WORKER = "from text_generation.serve.genai_worker import main; main()"
+_WORKER = "text_generation.serve.engines.genai_worker"
 
 
 class GenaiEngine(Engine):
@@ -36,17 +35,22 @@ class GenaiEngine(Engine):
     Where that one can't be started, they have the reason as their error, and the next request has it tried again.
     """
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer):
-        super().__init__(settings, tokenizer)
+    supports_response_format = True
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
         self._request_ids = itertools.count()
         # Guards what follows. Requests are those that have not ended; the process takes them while it is ready.
         self._changed = threading.Condition()
         self._requests: dict[int, tuple[Request, SimpleQueue[Tokens | End]]] = {}
         self._closed = False
-        self._process = _Process()
-        self._process.load(settings)
-        self._ready = True
+        self._ready = False
+        self._process = _Process(settings)
         self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
+
+    def wait_ready(self) -> None:
+        self._process.wait_loaded()
+        self._ready = True
         self._thread.start()
 
     def close(self) -> None:
@@ -54,11 +58,17 @@ class GenaiEngine(Engine):
             self._closed = True
             self._process.kill()
             self._changed.notify()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
-    def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        configs = [self._generation_config(budget, sampling) for budget in budgets]
-        request = Request(next(self._request_ids), prompts, configs)
+    def generate(self, work: Work) -> Generator[Step]:
+        schema = work.sampling.response_format and work.sampling.response_format.schema_of_answer
+        request = Request(
+            next(self._request_ids),
+            work.prompts,
+            _generation_configs(work),
+            None if schema is None else json.dumps(schema),
+        )
         queue = SimpleQueue()
         with self._changed:
             if self._closed:
@@ -68,52 +78,11 @@ class GenaiEngine(Engine):
                 self._process.send(request)
             self._changed.notify()
         try:
-            yield from self._steps(queue, len(prompts), sampling)
+            yield from _steps(queue, len(work.prompts))
         finally:
             with self._changed:
                 if self._requests.pop(request.request_id, None) is not None and self._ready:
                     self._process.send(Cancel(request.request_id))
-
-    def _generation_config(self, max_new_tokens: int, sampling: SamplingParams) -> dict[str, Any]:
-        config = {
-            "max_new_tokens": max_new_tokens,
-            "repetition_penalty": sampling.repetition_penalty,
-            "ignore_eos": sampling.ignore_eos,
-        }
-        if not sampling.ignore_eos:
-            config["stop_token_ids"] = set(self._stop_token_ids)
-        if sampling.temperature > 0:
-            config |= {
-                "do_sample": True,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": sampling.top_k or self._tokenizer.get_vocab_size(),
-                "rng_seed": int(np.random.SeedSequence(sampling.seed).generate_state(1)[0]),
-            }
-        return config
-
-    def _steps(self, queue: SimpleQueue[Tokens | End], count: int, sampling: SamplingParams) -> Generator[Step]:
-        """All that has come since the last step; an empty step where nothing has come for a while."""
-        left_out = frozenset() if sampling.ignore_eos else self._stop_token_ids
-        end = None
-        while end is None:
-            step = [[] for _ in range(count)]
-            try:
-                events = [queue.get(timeout=KEEPALIVE_S)]
-            except Empty:
-                yield step
-                continue
-            while not queue.empty():
-                events.append(queue.get())
-            for event in events:
-                if isinstance(event, End):
-                    end = event
-                else:
-                    step[event.row] += [token_id for token_id in event.token_ids if token_id not in left_out]
-            if any(step):
-                yield step
-        if end.error is not None:
-            raise end.error
 
     def _hand_out(self) -> None:
         while True:
@@ -141,8 +110,8 @@ class GenaiEngine(Engine):
                 with self._changed:
                     if self._closed:
                         break
-                    self._process = _Process()
-                self._process.load(self._settings)
+                    self._process = _Process(self._settings)
+                self._process.wait_loaded()
             except Exception as error:
                 reason = f"the generating process can't be started: {error}"
                 with self._changed:
@@ -166,25 +135,31 @@ class GenaiEngine(Engine):
 
 
 class _Process:
-    """A worker process, and the connection to it."""
+    """A worker process, which begins to load the pipeline, and the connection to it."""
 
-    def __init__(self):
+    def __init__(self, settings: Settings):
         self.connection, other_end = multiprocessing.Pipe()
         with other_end:
             self._process = subprocess.Popen(
                 # -P: nothing is imported from the folder that the server happens to run in
-                [_python(), "-P", "-c", _WORKER, str(other_end.fileno())],
+                [_python(), "-P", "-m", _WORKER, str(other_end.fileno())],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[other_end.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
             )
-
-    def load(self, settings: Settings) -> None:
-        """Have it load the pipeline and wait until that is done; where it fails, end it and raise the error."""
-        try:
-            self.connection.send(
-                PipelineSettings(settings.model_path, settings.device, settings.ov_config, settings.kv_cache_gb)
+        self.send(
+            PipelineSettings(
+                settings.model_path,
+                settings.device,
+                settings.ov_config,
+                settings.kv_cache_gb,
+                settings.prefix_caching,
             )
+        )
+
+    def wait_loaded(self) -> None:
+        """Wait until the pipeline is loaded; where that fails, end the process and raise the error."""
+        try:
             error = self.connection.recv()
         except (EOFError, OSError):
             error = RuntimeError(f"the generating process ended while it loaded ({self.exit_code()})")
@@ -192,7 +167,7 @@ class _Process:
             self.kill()
             raise error
 
-    def send(self, message: Request | Cancel) -> None:
+    def send(self, message: PipelineSettings | Request | Cancel) -> None:
         """Send; what can't be received any more is dropped, as the thread that reads learns of the end too."""
         with contextlib.suppress(OSError):
             self.connection.send(message)
@@ -208,6 +183,56 @@ class _Process:
         """End it at once, which loses nothing that lasts; the exit code."""
         self._process.kill()
         return self._process.wait()
+
+
+def _generation_configs(work: Work) -> list[dict[str, Any]]:
+    """The fields of a GenerationConfig for each prompt. Each prompt draws numbers of its own, from one seed too."""
+    sampling = work.sampling
+    config = {
+        "repetition_penalty": sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "stop_token_ids": set(work.stop_token_ids),
+        # With none the pipeline would take the model folder's own.
+        "ignore_eos": not work.stop_token_ids,
+        "logprobs": int(sampling.logprobs),
+    }
+    seeds = np.random.SeedSequence(sampling.seed).generate_state(len(work.prompts)).tolist()
+    if not sampling.greedy:
+        config |= {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or np.iinfo(np.int32).max,
+            "min_p": sampling.min_p,
+        }
+    return [
+        config | {"max_new_tokens": budget, "rng_seed": seed} for budget, seed in zip(work.budgets, seeds, strict=True)
+    ]
+
+
+def _steps(queue: SimpleQueue[Tokens | End], count: int) -> Generator[Step]:
+    """All that has come since the last step; an empty step where nothing has come for a while."""
+    end = None
+    while end is None:
+        step = [NewTokens() for _ in range(count)]
+        try:
+            events = [queue.get(timeout=KEEPALIVE_S)]
+        except Empty:
+            yield step
+            continue
+        while not queue.empty():
+            events.append(queue.get())
+        for event in events:
+            if isinstance(event, End):
+                end = event
+            else:
+                step[event.row].ids += event.token_ids
+                step[event.row].logprobs += event.logprobs
+        if any(tokens.ids for tokens in step):
+            yield step
+    if end.error is not None:
+        raise end.error
 
 
 def _python() -> str:

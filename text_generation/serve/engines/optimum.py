@@ -1,6 +1,7 @@
 """Hugging Face Optimum's OpenVINO model in a decode loop of our own: what the demo describes, without generate()."""
 
 import ctypes
+import math
 import time
 from collections.abc import Generator
 
@@ -9,11 +10,10 @@ import openvino as ov
 import torch
 from openvino import opset13 as ops
 from optimum.intel import OVModelForCausalLM
-from tokenizers import Tokenizer
 
-from text_generation.serve.device import compile_options
-from text_generation.serve.engine import Engine, Step
-from text_generation.serve.sampling import Sampler, SamplingParams
+from text_generation.serve.engines.base import Engine, NewTokens, Step, Work
+from text_generation.serve.engines.device import compile_options
+from text_generation.serve.engines.sampler import Sampler, chosen_logprobs
 from text_generation.serve.settings import Settings
 
 TRIM_INTERVAL_S = 1.0
@@ -25,25 +25,35 @@ class OptimumEngine(Engine):
     A request runs in the thread that iterates over it, so an abandoned one costs nothing.
     """
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer):
-        super().__init__(settings, tokenizer)
-        torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
-        # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
-        device, ov_config = compile_options(settings.device, {"CACHE_DIR": ""} | settings.ov_config)
-        self._model = OVModelForCausalLM.from_pretrained(
-            settings.model_path, export=False, compile=False, device=device, ov_config=ov_config
-        )
-        keep_last_logits(self._model.model)
-        self._model.compile()
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._model: OVModelForCausalLM | None = None
         self._malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
         self._last_trim = 0.0
+
+    def wait_ready(self) -> None:
+        torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
+        # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
+        device, ov_config = compile_options(self._settings.device, {"CACHE_DIR": ""} | self._settings.ov_config)
+        model = OVModelForCausalLM.from_pretrained(
+            self._settings.model_path, export=False, compile=False, device=device, ov_config=ov_config
+        )
+        keep_last_logits(model.model)
+        model.compile()
+        self._model = model
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """At 24 bits a value, which its 8 bits, their upkeep and the room that the cache grows into were measured to
+        come to (SECURITY.md)."""
+        return 3 * sum(cached_values(state.get_info().data_shape) for state in self._model.model.get_variables())
 
     def close(self) -> None:
         self._model = None
 
-    def _generate(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
+    def generate(self, work: Work) -> Generator[Step]:
         try:
-            yield from self._decode(prompts, budgets, sampling)
+            yield from self._decode(work)
         finally:
             self._give_back_memory()
 
@@ -56,25 +66,26 @@ class OptimumEngine(Engine):
             self._last_trim = now
             self._malloc_trim(0)
 
-    def _decode(self, prompts: list[list[int]], budgets: list[int], sampling: SamplingParams) -> Generator[Step]:
-        batch = _Batch(self._model.request.get_compiled_model(), prompts, max(budgets))
-        sample = Sampler(sampling)
-        stop_token_ids = frozenset() if sampling.ignore_eos else self._stop_token_ids
-        running = list(range(len(prompts)))  # the prompt of each row of the batch
-        for length in range(1, max(budgets) + 1):
-            token_ids = sample(batch.history, batch.logits()).numpy()
-            step = [[] for _ in prompts]
+    def _decode(self, work: Work) -> Generator[Step]:
+        batch = _Batch(self._model.request.get_compiled_model(), work.prompts, max(work.budgets))
+        sample = Sampler(work.sampling)
+        running = list(range(len(work.prompts)))  # the prompt of each row of the batch
+        for length in range(1, max(work.budgets) + 1):
+            logits = batch.logits()
+            token_ids = sample(batch.history, logits, length - 1)
+            logprobs = chosen_logprobs(logits, token_ids) if work.sampling.logprobs else None
+            step = [NewTokens() for _ in work.prompts]
             kept = []
             for row, (prompt, token_id) in enumerate(zip(running, token_ids.tolist(), strict=True)):
-                if token_id not in stop_token_ids:
-                    step[prompt] = [token_id]
-                    if length < budgets[prompt]:
-                        kept.append(row)
-            if any(step):
-                yield step
+                step[prompt].ids.append(token_id)
+                if logprobs is not None:
+                    step[prompt].logprobs.append(logprobs[row])
+                if token_id not in work.stop_token_ids and length < work.budgets[prompt]:
+                    kept.append(row)
+            yield step
             if not kept:
                 return
-            batch.append(token_ids, kept)
+            batch.append(token_ids.numpy(), kept)
             running = [running[row] for row in kept]
 
 
@@ -126,6 +137,14 @@ class _Batch:
         self._length += 1
         self._input_ids = token_ids[:, None]
         self._positions = self._positions[:, -1:] + 1
+
+
+def cached_values(shape: ov.PartialShape) -> int:
+    """Values that one token adds to a state of this shape: [batch, heads, length, head size], the first and third of
+    them dynamic. 0 for a state of fixed size, which does not grow."""
+    if not any(dimension.is_dynamic for dimension in shape[1:]):
+        return 0
+    return math.prod(dimension.get_length() for dimension in shape if dimension.is_static)
 
 
 def left_pad(prompts: list[list[int]], budget: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,8 @@ import openvino as ov
 import openvino_genai as ov_genai
 
 from text_generation.errors import RequestError
-from text_generation.serve.device import compile_options
-from text_generation.serve.genai_messages import Cancel, End, Events, PipelineSettings, Request, Tokens
+from text_generation.serve.engines.device import compile_options
+from text_generation.serve.engines.genai_messages import Cancel, End, Events, PipelineSettings, Request, Tokens
 
 
 class Worker:
@@ -73,9 +73,13 @@ class _Running:
 
     def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, handle_ids: Iterator[int]) -> None:
         """Hand the prompts to the pipeline, which raises where it refuses one."""
+        extra = {}
+        if self._request.json_schema is not None:
+            extra["structured_output_config"] = ov_genai.StructuredOutputConfig(json_schema=self._request.json_schema)
         for row, (prompt, config) in enumerate(zip(self._request.prompts, self._request.configs, strict=True)):
             token_ids = ov.Tensor(np.array([prompt], dtype=np.int64))
-            self._handles[row] = pipeline.add_request(next(handle_ids), token_ids, ov_genai.GenerationConfig(**config))
+            generation_config = ov_genai.GenerationConfig(**config, **extra)
+            self._handles[row] = pipeline.add_request(next(handle_ids), token_ids, generation_config)
 
     @property
     def over(self) -> bool:
@@ -94,7 +98,9 @@ class _Running:
         for row, handle in list(self._handles.items()):
             status = handle.get_status()  # before reading: what comes after it is read next time
             while handle.can_read():
-                events += [Tokens(request_id, row, output.generated_ids) for output in handle.read().values()]
+                for output in handle.read().values():
+                    logprobs = output.generated_log_probs if self._request.configs[row].get("logprobs") else []
+                    events.append(Tokens(request_id, row, output.generated_ids, logprobs))
             if status == ov_genai.GenerationStatus.IGNORED:
                 self.cancel()
                 self._handles = {}
@@ -114,6 +120,7 @@ def main() -> None:
     try:
         scheduler = ov_genai.SchedulerConfig()
         scheduler.cache_size = settings.kv_cache_gb
+        scheduler.enable_prefix_caching = settings.prefix_caching
         device, ov_config = compile_options(settings.device, settings.ov_config)
         pipeline = ov_genai.ContinuousBatchingPipeline(settings.model_path, scheduler, device, ov_config)
     except Exception as error:
@@ -124,3 +131,7 @@ def main() -> None:
         Worker(pipeline, connection).run()
     except (EOFError, OSError):
         os._exit(0)  # the server is gone; the pipeline's own end would complain of what still runs
+
+
+if __name__ == "__main__":
+    main()

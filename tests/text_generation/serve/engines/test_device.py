@@ -3,7 +3,7 @@ import os
 import openvino as ov
 import pytest
 
-from text_generation.serve.device import compile_options
+from text_generation.serve.engines.device import compile_options
 
 ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 NAME = "CPU_RUNTIME_CACHE_CAPACITY"

@@ -12,7 +12,8 @@ from benchmarks import random_model
 from tests.stress import watch
 from text_generation.errors import RequestError
 from text_generation.model_folder import ModelFolderError
-from text_generation.serve import engine as engines
+from text_generation.serve import loading
+from text_generation.serve.chat import Chat
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 
@@ -20,29 +21,28 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def loaded(int8_model):
-    """Prompts and engine on the 8-bit model."""
-    prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
-    yield prompts, engine
-    engine.close()
+def chat(int8_model):
+    """A chat on the 8-bit model."""
+    chat = Chat(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, ignore_eos=True))
+    yield chat
+    chat.close()
 
 
 def generating_processes() -> list[psutil.Process]:
     return [process for process in psutil.Process().children() if "genai_worker" in " ".join(process.cmdline())]
 
 
-def test_a_failure_while_a_request_starts_is_that_requests_alone(loaded):
+def test_a_failure_while_a_request_starts_is_that_requests_alone(chat):
     """An empty prompt, which the pipeline refuses, leaves the running request and the later ones unharmed."""
-    prompts, engine = loaded
-    story = prompts.encode(["Tell me a story."])
-    go_on = SamplingParams(temperature=0, max_new_tokens=30, ignore_eos=True)
-    with engine.submit(story, go_on) as running:
+    story = chat.encode(["Tell me a story."])
+    go_on = SamplingParams(temperature=0, max_tokens=30)
+    with chat.generate(story, go_on) as running:
         next(running)
-        with pytest.raises(Exception, match=r".+"), engine.submit([[]], go_on) as refused:
+        with pytest.raises(RuntimeError, match=r"(?i)prompt|input|shape"), chat.generate([[]], go_on) as refused:
             refused.join()
         running.join()
     assert running.token_count == 30
-    with engine.submit(story, go_on) as later:
+    with chat.generate(story, go_on) as later:
         later.join()
     assert later.token_count == 30
 
@@ -63,28 +63,25 @@ def test_a_prompt_that_never_fits_the_cache_is_an_error(int8_model, tmp_path):
     )
     random_model.make(tmp_path / "wide", int8_model, shape)
     exact = json.dumps({"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"})
-    prompts, engine = engines.load(
-        Settings(model_path=tmp_path / "wide", engine="genai", kv_cache_gb=1, ov_config=exact)
-    )
+    chat = Chat(Settings(model_path=tmp_path / "wide", engine="genai", kv_cache_gb=1, ignore_eos=True, ov_config=exact))
     try:
-        (prompt,) = prompts.encode(["word " * 1000])
+        (prompt,) = chat.encode(["word " * 1000])
         with pytest.raises(RequestError, match="raise KV_CACHE_GB"):
-            engine.submit([(prompt * 2)[:2000]], SamplingParams(max_new_tokens=1)).join()
-        short = engine.submit(prompts.encode(["Hi"]), SamplingParams(max_new_tokens=3, ignore_eos=True))
+            chat.generate([(prompt * 2)[:2000]], SamplingParams(max_tokens=1)).join()
+        short = chat.generate(chat.encode(["Hi"]), SamplingParams(max_tokens=3))
         short.join()
         assert 0 < short.token_count <= 3
     finally:
-        engine.close()
+        chat.close()
 
 
-def test_many_readers_each_get_their_own_text(loaded):
+def test_many_readers_each_get_their_own_text(chat):
     """Greedy answers under concurrency begin as they do alone: nobody gets a neighbour's pieces."""
-    prompts, engine = loaded
     questions = [f"What is {number} plus one?" for number in range(16)]
-    start = SamplingParams(temperature=0, max_new_tokens=3)
+    start = SamplingParams(temperature=0, max_tokens=3)
 
     def answer(question: str) -> str:
-        with engine.submit(prompts.encode([question]), start) as generation:
+        with chat.generate(chat.encode([question]), start) as generation:
             return generation.join()[0]
 
     alone = [answer(question) for question in questions]
@@ -93,17 +90,16 @@ def test_many_readers_each_get_their_own_text(loaded):
     assert sum(one == other for one, other in zip(alone, together, strict=True)) >= 14
 
 
-def test_a_dead_process_costs_what_ran_and_no_more(loaded):
+def test_a_dead_process_costs_what_ran_and_no_more(chat):
     """As when the kernel ends it for want of memory."""
-    prompts, engine = loaded
-    question = prompts.encode(["Hi"])
-    with engine.submit(question, SamplingParams(max_new_tokens=4000, ignore_eos=True)) as running:
+    question = chat.encode(["Hi"])
+    with chat.generate(question, SamplingParams(max_tokens=4000)) as running:
         next(running)
         (generating,) = generating_processes()
         generating.kill()
         with pytest.raises(RuntimeError, match=r"the generating process ended \(-9\)"):
             running.join()
-    later = engine.submit(question, SamplingParams(max_new_tokens=5, ignore_eos=True))
+    later = chat.generate(question, SamplingParams(max_tokens=5))
     later.join()
     assert later.token_count == 5
 
@@ -112,44 +108,44 @@ def test_a_process_that_cannot_be_started_is_tried_again_when_somebody_asks(int8
     folder = tmp_path / "model"
     folder.symlink_to(int8_model)
     others = generating_processes()
-    prompts, engine = engines.load(Settings(model_path=folder, engine="genai", kv_cache_gb=1))
-    few = SamplingParams(max_new_tokens=5, ignore_eos=True)
-    question = prompts.encode(["Hi"])
+    chat = Chat(Settings(model_path=folder, engine="genai", kv_cache_gb=1, ignore_eos=True))
+    few = SamplingParams(max_tokens=5)
+    question = chat.encode(["Hi"])
     try:
         folder.unlink()
         [generating] = [process for process in generating_processes() if process not in others]
         generating.kill()
         for _ in range(2):
             with pytest.raises(RuntimeError, match="the generating process"):
-                engine.submit(question, few).join()
+                chat.generate(question, few).join()
         folder.symlink_to(int8_model)
         # The one that was asked for before this may still be failing.
-        watch.until(lambda: answers(engine, question, few))
+        watch.until(lambda: answers(chat, question, few))
     finally:
-        engine.close()
+        chat.close()
     assert generating_processes() == others
 
 
-def answers(engine: engines.Engine, prompt: list[list[int]], sampling: SamplingParams) -> bool:
+def answers(chat: Chat, prompt: list[list[int]], sampling: SamplingParams) -> bool:
     try:
-        return engine.submit(prompt, sampling).join() != [""]
+        return chat.generate(prompt, sampling).join() != [""]
     except RuntimeError:
         return False
 
 
 def test_waiting_for_another_process_ends_with_the_engine(int8_model):
     others = generating_processes()
-    prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
-    question = prompts.encode(["Hi"])
-    running = engine.submit(question, SamplingParams(max_new_tokens=4000, ignore_eos=True))
+    chat = Chat(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, ignore_eos=True))
+    question = chat.encode(["Hi"])
+    running = chat.generate(question, SamplingParams(max_tokens=4000))
     next(running)
     [generating] = [process for process in generating_processes() if process not in others]
     generating.kill()
     with pytest.raises(RuntimeError, match="ended"):
         running.join()
-    with engine.submit(question, SamplingParams(max_new_tokens=5)) as waiting:
+    with chat.generate(question, SamplingParams(max_tokens=5)) as waiting:
         assert next(waiting) == [""]
-        engine.close()
+        chat.close()
         with pytest.raises(RuntimeError, match="closed"):
             next(waiting)
     assert generating_processes() == others
@@ -157,22 +153,24 @@ def test_waiting_for_another_process_ends_with_the_engine(int8_model):
 
 def test_a_process_that_fails_its_first_request_is_ended(int8_model):
     others = generating_processes()
-    settings = Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, max_prompt_tokens_per_request=5)
+    settings = Settings(
+        model_path=int8_model, engine="genai", kv_cache_gb=1, ignore_eos=True, max_prompt_tokens_per_request=5
+    )
     with pytest.raises(ModelFolderError, match="MAX_PROMPT_TOKENS_PER_REQUEST is 5"):
-        engines.load(settings)
+        loading.acquire(settings)
     assert generating_processes() == others
 
 
 def test_closing_ends_what_runs(int8_model):
     others = generating_processes()
-    prompts, engine = engines.load(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1))
+    chat = Chat(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, ignore_eos=True))
     threads = threading.active_count()
-    generation = engine.submit(prompts.encode(["Hi"]), SamplingParams(max_new_tokens=4000, ignore_eos=True))
+    generation = chat.generate(chat.encode(["Hi"]), SamplingParams(max_tokens=4000))
     next(generation)
-    engine.close()
+    chat.close()
     with pytest.raises(RuntimeError, match="closed"):
         generation.join()
     with pytest.raises(RuntimeError, match="closed"):
-        engine.submit(prompts.encode(["Hi"]), SamplingParams()).join()
+        chat.generate(chat.encode(["Hi"]), SamplingParams()).join()
     assert threading.active_count() < threads
     assert generating_processes() == others

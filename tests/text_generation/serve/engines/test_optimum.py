@@ -10,8 +10,9 @@ import pytest
 from openvino import opset13 as ops
 
 from text_generation.model_folder import ModelFolderError
-from text_generation.serve import engine as engines
-from text_generation.serve.optimum_engine import keep_last_logits, left_pad
+from text_generation.serve import loading
+from text_generation.serve.chat import Chat
+from text_generation.serve.engines.optimum import keep_last_logits, left_pad
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 
@@ -61,23 +62,25 @@ def test_a_model_of_another_shape_is_left_as_it_is():
     assert ov.Core().compile_model(model, "CPU")([hidden])["logits"].shape == (2, 5, 8)
 
 
+GREEDY = SamplingParams(temperature=0, max_tokens=60)
+
+
 @pytest.fixture(scope="module")
-def loaded(int8_model):
-    """Prompts and engine on the 8-bit model."""
-    prompts, engine = engines.load(Settings(model_path=int8_model))
-    yield prompts, engine
-    engine.close()
+def chat(int8_model):
+    """A chat on the 8-bit model."""
+    chat = Chat(Settings(model_path=int8_model))
+    yield chat
+    chat.close()
 
 
 @pytest.mark.slow
-def test_a_seed_repeats_while_other_requests_run(loaded):
-    prompts, engine = loaded
-    prompt = prompts.encode(["Tell me a story."])
+def test_a_seed_repeats_while_other_requests_run(chat):
+    prompt = chat.encode(["Tell me a story."])
 
     def answer(seed: int) -> list[int]:
-        with engine.submit(prompt, SamplingParams(seed=seed, max_new_tokens=20)) as generation:
+        with chat.generate(prompt, SamplingParams(seed=seed, max_tokens=20)) as generation:
             generation.join()
-        return generation.token_ids[0]
+        return generation.completions[0].token_ids
 
     alone = [answer(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
@@ -86,33 +89,34 @@ def test_a_seed_repeats_while_other_requests_run(loaded):
 
 
 @pytest.mark.slow
-def test_a_row_that_ends_leaves_the_others_alone(loaded):
+def test_a_row_that_ends_leaves_the_others_alone(chat, int8_model):
     """A long answer is the same whether its neighbour in the batch goes on beside it or ends early."""
-    prompts, engine = loaded
-    story, short = prompts.encode(["Tell me a story.", "Hi"])
-    greedy = SamplingParams(temperature=0, max_new_tokens=60)
-    ended = engine.submit([story, short], greedy)
-    ended.join()
-    goes_on = engine.submit([story, short], SamplingParams(temperature=0, max_new_tokens=60, ignore_eos=True))
-    goes_on.join()
-    assert len(ended.token_ids[1]) < 40
-    assert ended.token_ids[0][:12] == goes_on.token_ids[0][:12]
-    assert prompts.tokenizer.decode(ended.token_ids[0]).count(" ") > 20
+    prompts = chat.encode(["Tell me a story.", "Hi"])
+    endless = Chat(Settings(model_path=int8_model, ignore_eos=True))
+    with endless.generate(prompts, GREEDY) as generation:
+        generation.join()
+    goes_on, _ = generation.completions
+    endless.close()
+    with chat.generate(prompts, GREEDY) as generation:
+        [text, _] = generation.join()
+    long, short = generation.completions
+    assert len(short.token_ids) < 40
+    assert long.token_ids[:12] == goes_on.token_ids[:12]
+    assert text.count(" ") > 20
 
 
 @pytest.mark.slow
-def test_a_text_has_the_tokens_of_generate(loaded, int8_model):
+def test_a_text_has_the_tokens_of_generate(chat, int8_model):
     """Against the plain way: the same model in OVModelForCausalLM.generate, without sampling."""
     import torch
     from optimum.intel import OVModelForCausalLM
 
-    prompts, engine = loaded
-    (prompt,) = prompts.encode(["What is the theory of relativity?"])
+    (prompt,) = chat.encode(["What is the theory of relativity?"])
     plain = OVModelForCausalLM.from_pretrained(int8_model, export=False)
     wanted = plain.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, repetition_penalty=1.1)
-    with engine.submit([prompt], SamplingParams(temperature=0, max_new_tokens=8)) as generation:
+    with chat.generate([prompt], SamplingParams(temperature=0, max_tokens=8)) as generation:
         generation.join()
-    assert generation.token_ids[0] == wanted[0, len(prompt) :].tolist()
+    assert generation.completions[0].token_ids == wanted[0, len(prompt) :].tolist()
 
 
 @pytest.mark.slow
@@ -125,5 +129,5 @@ def test_nothing_is_kept_in_the_model_folder_for_a_gpu(int8_model, tmp_path, mon
         (folder / path.name).symlink_to(path)
     names = {path.name for path in folder.iterdir()}
     with contextlib.suppress(ModelFolderError):
-        engines.load(Settings(model_path=folder, device="AUTO:GPU,CPU"))
+        loading.acquire(Settings(model_path=folder, device="AUTO:GPU,CPU"))
     assert {path.name for path in folder.iterdir()} == names

@@ -13,15 +13,18 @@ class PipelineSettings:
     device: str
     ov_config: dict[str, Any]
     kv_cache_gb: int
+    prefix_caching: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """To the worker: prompts as token ids, with the fields of a GenerationConfig for each."""
+    """To the worker: prompts as token ids, with the fields of a GenerationConfig for each, and the JSON schema that
+    their completions must fit."""
 
     request_id: int
     prompts: list[list[int]]
     configs: list[dict[str, Any]]
+    json_schema: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Tokens:
     request_id: int
     row: int
     token_ids: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,63 @@
+"""Who may import whom, read from the sources, and what a process pays for an import."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CLIENTS = sorted(path.name for path in ROOT.glob("client_*.py"))
+FORBIDDEN = {
+    "text_generation": ["ovms_local", "pyovms", "benchmarks", "tests"],
+    "text_generation/prepare": ["text_generation.serve"],
+    "text_generation/serve": ["text_generation.prepare"],
+    "ovms_local": ["text_generation", "benchmarks", "tests"],
+    **{client: ["text_generation", "ovms_local", "pyovms"] for client in CLIENTS},
+    "servable_unary": ["ovms_local", "text_generation.prepare"],
+    "servable_stream": ["ovms_local", "text_generation.prepare"],
+    "servable_chat": ["ovms_local", "text_generation.prepare"],
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of the modules, and of what is imported from them."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("place", FORBIDDEN)
+def test_rules_of_import(place):
+    path = ROOT / place
+    sources = [path] if path.is_file() else sorted(path.rglob("*.py"))
+    assert sources
+    for source in sources:
+        for name in imported(source):
+            broken = [rule for rule in FORBIDDEN[place] if name == rule or name.startswith(f"{rule}.")]
+            assert not broken, f"{source.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("text_generation.serve.request", {"torch", "transformers.modeling_utils", "openvino", "openvino_genai"}),
+        (
+            "text_generation.serve.chat",
+            {"torch", "transformers.modeling_utils", "openvino", "openvino_genai", "optimum"},
+        ),
+        ("text_generation.serve.engines.genai", {"torch", "transformers", "openvino_genai", "optimum"}),
+        ("text_generation.serve.engines.genai_worker", {"torch", "transformers", "optimum"}),
+        ("text_generation.serve.engines.optimum", {"openvino_genai", "text_generation.serve.engines.genai"}),
+    ],
+)
+def test_what_an_import_does_not_bring(module, never):
+    """Each of these takes seconds, and a process that does not need it must not wait for it."""
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not never & set(done.stdout.split())

@@ -1,0 +1,184 @@
+"""What a servable talks to: messages come in, and the model's answer goes out as text."""
+
+import json
+import logging
+import math
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from text_generation.chat_template import Message
+from text_generation.errors import RequestError, TooLongError
+from text_generation.model_folder import config_size
+from text_generation.serve.admission import Admission
+from text_generation.serve.engines import engine_class
+from text_generation.serve.engines.base import KEEPALIVE_S, NewTokens, Step, Work
+from text_generation.serve.generation import Ends, Generation
+from text_generation.serve.prompts import PromptEncoder
+from text_generation.serve.request import ChatRequest
+from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.settings import Settings
+from text_generation.serve.stop_tokens import stop_token_ids
+
+logger = logging.getLogger(__name__)
+
+# Characters; the tokenizer takes up to 1 KB of memory for each while it works, so long texts go one after another.
+_LONG_TEXT = 1 << 16
+# JSON may write a byte of text as six characters (\u001f), besides what is no text.
+_JSON_EXPANSION, _JSON_OVERHEAD = 6, 1 << 16
+
+
+class Chat:
+    """A model that answers questions and conversations, from any number of threads, within the settings' limits."""
+
+    def __init__(self, settings: Settings):
+        """Load the model; ModelFolderError or whatever the engine raises where that fails."""
+        self._settings = settings
+        self.default_sampling = settings.default_sampling()
+        self._engine = engine_class(settings.engine)(settings)
+        try:
+            self._encoder = PromptEncoder.load(settings.model_path)
+            self.tokenizer = self._encoder.tokenizer
+            self._context_length = config_size(settings.model_path, "max_position_embeddings")
+            added = self.tokenizer.get_added_tokens_decoder().items()
+            self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
+            stops = stop_token_ids(
+                settings.model_path, self.tokenizer, self._encoder.template.special_tokens.get("eos_token")
+            )
+            self._stop_token_ids = frozenset() if settings.ignore_eos else stops
+            longest_token = max(len(token.encode()) for token in self.tokenizer.get_vocab())
+            # More bytes than this in a request are more tokens than it may have, whatever they say.
+            self._max_bytes = settings.max_prompt_tokens_per_request * longest_token
+            self._one_long_request = threading.Lock()
+            self._engine.wait_ready()
+            self._admission = self._limit()
+        except BaseException:
+            self._engine.close()
+            raise
+
+    def check_size(self, size: int) -> None:
+        """TooLongError where questions of so many bytes can't be within the limits, whatever they say.
+
+        To be asked before anything is made of them.
+        """
+        if size > self._max_bytes:
+            raise TooLongError(
+                f"the request has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in "
+                f"({self._max_bytes}): send fewer or shorter prompts"
+            )
+
+    def check_json_size(self, size: int) -> None:
+        """The same for a conversation in JSON."""
+        limit = self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD
+        if size > limit:
+            raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST could never let in as many"))
+
+    def ask(self, questions: Sequence[str]) -> Generation:
+        """Answer questions, each on its own, sampled as the settings say; what goes wrong is as with `answer`."""
+        return self.generate(self.encode(questions), self.default_sampling)
+
+    def encode(self, questions: Sequence[str]) -> list[list[int]]:
+        """The token ids of each question's prompt; RequestError where a question can't be asked."""
+        count, limit = len(questions), self._settings.max_prompts_per_request
+        if count == 0:
+            raise RequestError("the request has no prompt: send at least one")
+        if count > limit:
+            raise RequestError(f"the request has {count} prompts, but MAX_PROMPTS_PER_REQUEST is {limit}: send fewer")
+        for number, question in enumerate(questions, start=1):
+            if not question:
+                raise RequestError(f"prompt {number} of {count} is empty")
+            if "\0" in question:
+                raise RequestError(f"prompt {number} of {count} has a null byte in it")
+        logger.debug("%d prompts: %r", count, questions)
+        return self._encode([self._with_system_prompt([{"role": "user", "content": q}]) for q in questions], {})
+
+    def answer(self, request: ChatRequest) -> Generation:
+        """Answer a conversation as the request asks.
+
+        RequestError where the request can't be served, TooLongError among them where it is too long. Iterating over the
+        Generation raises BusyError where no place becomes free, and whatever goes wrong in the engine.
+        """
+        sampling = request.sampling(self.default_sampling)
+        ceiling = self._settings.max_new_tokens
+        if sampling.max_tokens > ceiling:
+            raise RequestError(f"max_tokens: is {sampling.max_tokens}, but MAX_NEW_TOKENS of this server is {ceiling}")
+        wants_json = sampling.response_format is not None and sampling.response_format.schema_of_answer is not None
+        if wants_json and not self._engine.supports_response_format:
+            raise RequestError(f"response_format: ENGINE={self._settings.engine} has none but text; ENGINE=genai has")
+        conversation = request.conversation
+        for number, message in enumerate(conversation):
+            if "\0" in message["content"]:
+                raise RequestError(f"messages.{number}.content: has a null byte in it")
+        logger.debug("conversation: %r", conversation)
+        # Tokenizing takes far more memory than the text, so what is hopeless is refused before.
+        self.check_json_size(sum(len(message["content"]) for message in conversation) * _JSON_EXPANSION)
+        [prompt] = self._encode([self._with_system_prompt(conversation)], request.chat_template_kwargs)
+        self._check_conversation(len(prompt))
+        return self.generate([prompt], sampling)
+
+    def generate(self, prompts: list[list[int]], sampling: SamplingParams) -> Generation:
+        """Complete prompts given as token ids; TooLongError where they are."""
+        self._check_batch(prompts)
+        budgets = [min(sampling.max_tokens, self._context_length - len(prompt)) for prompt in prompts]
+        steps = self._in_turn(Work(prompts, budgets, sampling, self._stop_token_ids))
+        ends = Ends(self._stop_token_ids, self._special_token_ids, sampling.stop)
+        return Generation(steps, [len(prompt) for prompt in prompts], self.tokenizer, ends)
+
+    def close(self) -> None:
+        """Stop what runs and free the model."""
+        self._engine.close()
+
+    def _with_system_prompt(self, conversation: list[Message]) -> list[Message]:
+        if self._settings.system_prompt is None or conversation[0]["role"] == "system":
+            return conversation
+        return [{"role": "system", "content": self._settings.system_prompt}, *conversation]
+
+    def _encode(self, conversations: list[list[Message]], variables: dict[str, Any]) -> list[list[int]]:
+        texts = [message["content"] for conversation in conversations for message in conversation]
+        long = sum(map(len, texts)) + len(json.dumps(variables)) > _LONG_TEXT
+        with self._one_long_request if long else nullcontext():
+            return [self._encoder.encode(conversation, variables) for conversation in conversations]
+
+    def _check_batch(self, prompts: list[list[int]]) -> None:
+        longest = max(map(len, prompts))
+        if longest >= self._context_length:
+            raise TooLongError(
+                f"a prompt has {longest} tokens, but prompt and completion share a context of {self._context_length}: "
+                "shorten the prompt"
+            )
+        total, limit = longest * len(prompts), self._settings.max_prompt_tokens_per_request
+        if total > limit:
+            raise TooLongError(
+                f"{len(prompts)} prompts of up to {longest} tokens make a batch of {total}, but "
+                f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}: send fewer or shorter prompts"
+            )
+
+    def _check_conversation(self, length: int) -> None:
+        limit = self._settings.max_prompt_tokens_per_request
+        if length >= self._context_length:
+            reason = f"the model's context, answer included, is {self._context_length}"
+            raise TooLongError(_too_long(f"{length} tokens", reason))
+        if length > limit:
+            raise TooLongError(_too_long(f"{length} tokens", f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}"))
+
+    def _limit(self) -> Admission:
+        token_bytes = self._engine.cache_bytes_per_token
+        return Admission(
+            self._settings.max_concurrent_requests,
+            self._settings.max_queued_requests,
+            self._settings.queue_timeout_s,
+            self._settings.kv_cache_gb * 2**30 // token_bytes if token_bytes else math.inf,
+        )
+
+    def _in_turn(self, work: Work) -> Generator[Step]:
+        tokens = max(map(len, work.prompts)) * len(work.prompts) + sum(work.budgets)
+        with self._admission.place(tokens) as place:
+            while not place.wait(KEEPALIVE_S):
+                yield [NewTokens() for _ in work.prompts]
+            yield from self._engine.generate(work)
+
+
+def _too_long(length: str, reason: str) -> str:
+    # Clients know by the first words that leaving out turns helps.
+    return f"too long: the conversation has {length}, but {reason}: leave out the oldest turns"

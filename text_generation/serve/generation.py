@@ -1,0 +1,112 @@
+"""The answer to a request in the making: token ids become text, and end where they should."""
+
+import logging
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenizers import Tokenizer
+
+from text_generation.serve.detokenizer import detokenizer
+from text_generation.serve.engines.base import NewTokens, Step
+from text_generation.serve.stop_strings import StopStrings
+
+logger = logging.getLogger(__name__)
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What a completion ends at, besides its length, and what is left out of it."""
+
+    stop_token_ids: frozenset[int]
+    special_token_ids: frozenset[int]
+    stop_strings: tuple[str, ...] = ()
+
+
+class Completion:
+    """One completion: takes its tokens and gives its text, without stop tokens, special tokens and stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, ends: Ends):
+        self._ends = ends
+        self._detokenizer = detokenizer(tokenizer)
+        self._stop_strings = StopStrings(ends.stop_strings)
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+
+    def push(self, tokens: NewTokens) -> str:
+        """The text that new tokens add; what comes behind the end is dropped."""
+        text = ""
+        for index, token_id in enumerate(tokens.ids):
+            if self.finish_reason is not None:
+                break
+            if token_id in self._ends.stop_token_ids:
+                text += self.finish("stop")
+            elif token_id not in self._ends.special_token_ids:
+                self.token_ids.append(token_id)
+                self.logprobs += tokens.logprobs[index : index + 1]
+                text += self._pass_on(self._detokenizer.push(token_id))
+        return text
+
+    def finish(self, reason: FinishReason) -> str:
+        """End the completion, unless it has ended; the rest of its text."""
+        if self.finish_reason is not None:
+            return ""
+        rest = self._pass_on(self._detokenizer.flush())
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            rest += self._stop_strings.flush()
+        return rest
+
+    def _pass_on(self, text: str) -> str:
+        text, stopped = self._stop_strings.push(text)
+        if stopped:
+            self.finish_reason = "stop"
+        return text
+
+
+class Generation(Iterator[list[str]]):
+    """The completions of one request in the making: each step gives a list of text pieces, a piece per prompt.
+
+    While the request waits, each step is empty. It is a context manager too: leaving it, however, stops the engine's
+    work for it within one token.
+    """
+
+    def __init__(self, steps: Generator[Step], prompt_lengths: list[int], tokenizer: Tokenizer, ends: Ends):
+        self._steps = steps
+        self._started = time.monotonic()
+        self.prompt_lengths = prompt_lengths
+        self.completions = [Completion(tokenizer, ends) for _ in prompt_lengths]
+
+    @property
+    def token_count(self) -> int:
+        """Tokens generated so far for all prompts together, without special tokens."""
+        return sum(len(completion.token_ids) for completion in self.completions)
+
+    def __next__(self) -> list[str]:
+        for step in self._steps:
+            pieces = [completion.push(new) for completion, new in zip(self.completions, step, strict=True)]
+            if all(completion.finish_reason for completion in self.completions):
+                self._steps.close()
+                if not any(pieces):
+                    break
+            return pieces
+        tails = [completion.finish("length") for completion in self.completions]
+        if any(tails):
+            return tails
+        raise StopIteration
+
+    def join(self) -> list[str]:
+        """Run to the end; the whole completions, one per prompt."""
+        return ["".join(pieces) for pieces in zip(*self, strict=True)]
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.close()
+        seconds = time.monotonic() - self._started
+        logger.info("%d prompts: %d tokens generated in %.2f s", len(self.completions), self.token_count, seconds)

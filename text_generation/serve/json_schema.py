@@ -1,0 +1,137 @@
+"""JSON schemas from strangers: what the grammar compiler takes, and takes quickly.
+
+GenAI compiles a schema while it steps all requests. One that it refuses ends the step, and with it what everybody else
+has running, and a large one holds them up (a string of up to 1,000 characters took 25 s). So only what is known to work
+is let in.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from text_generation.serve.json_values import strings
+
+MAX_BYTES, MAX_NODES, MAX_DEPTH = 16_384, 128, 16
+# Of strings and arrays. Each character or item that may or may not be there is a state of its own.
+MAX_COUNT = 64
+
+# Quotes, backslashes and control characters end the compiler's own strings.
+_NAME = re.compile(r'[^"\\\x00-\x1f\x7f]+')
+_TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
+_COUNTS = {"minLength", "maxLength", "minItems", "maxItems"}
+_BOUNDS = {"minimum", "maximum"}
+_NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
+_KEYWORDS = {
+    *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs"),
+    *_COUNTS,
+    *_BOUNDS,
+    *_NOTES,
+}
+
+
+def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema, if it can be compiled quickly; ValueError naming the place and what is allowed where it can't."""
+    size = len(json.dumps(schema))
+    if size > MAX_BYTES:
+        raise ValueError(f"the schema has {size:,} bytes, but may have {MAX_BYTES:,}")
+    definitions = schema.get("$defs", {})
+    if not isinstance(definitions, dict):
+        raise ValueError("$defs must be an object of schemas")
+    for count, (path, node, depth) in enumerate(_nodes("schema", schema, 0), start=1):
+        if count > MAX_NODES:
+            raise ValueError(f"the schema has more than {MAX_NODES} parts")
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path} is nested deeper than {MAX_DEPTH}")
+        _check_node(path, node, definitions)
+    return schema
+
+
+def _nodes(path: str, node: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+    """A schema and all schemas in it, with their paths and depths."""
+    yield path, node, depth
+    if not isinstance(node, dict):
+        return
+    for keyword in ("properties", "$defs"):
+        children = node.get(keyword, {})
+        if not isinstance(children, dict):
+            raise ValueError(f"{path}.{keyword} must be an object of schemas")
+        for name, child in children.items():
+            yield from _nodes(f"{path}.{keyword}.{name}", child, depth + 1)
+    for keyword in ("items", "additionalProperties"):
+        if keyword in node:
+            yield from _nodes(f"{path}.{keyword}", node[keyword], depth + 1)
+    alternatives = node.get("anyOf", [])
+    if not isinstance(alternatives, list) or ("anyOf" in node and not alternatives):
+        raise ValueError(f"{path}.anyOf must be a list of schemas")
+    for index, child in enumerate(alternatives):
+        yield from _nodes(f"{path}.anyOf.{index}", child, depth + 1)
+
+
+def _check_node(path: str, node: Any, definitions: dict[str, Any]) -> None:
+    if node is True or (node is False and path.endswith(".additionalProperties")):
+        return
+    if not isinstance(node, dict):
+        raise ValueError(f"{path} must be a schema that something fits: an object, or true")
+    if unknown := sorted(set(node) - _KEYWORDS):
+        raise ValueError(f"{path}.{unknown[0]} is not supported: use {', '.join(sorted(_KEYWORDS - _NOTES))}")
+    _check_type(path, node)
+    _check_numbers(path, node)
+    _check_names(path, node)
+    for value in strings([node.get("enum"), node.get("const")]):
+        if not _NAME.fullmatch(value or "-"):
+            raise ValueError(f"{path} has a value with a quote, backslash or control character in it: {value!r}")
+    if "enum" in node and not (isinstance(node["enum"], list) and node["enum"]):
+        raise ValueError(f"{path}.enum must be a list with values")
+    if "$ref" in node:
+        _check_reference(path, node["$ref"], definitions)
+
+
+def _check_type(path: str, node: dict[str, Any]) -> None:
+    types = node.get("type", "object")
+    if types == []:
+        raise ValueError(f"{path}.type must name a type")
+    for name in types if isinstance(types, list) else [types]:
+        if not (isinstance(name, str) and name in _TYPES):
+            raise ValueError(f"{path}.type is {name!r}: use {', '.join(sorted(_TYPES))}")
+
+
+def _check_numbers(path: str, node: dict[str, Any]) -> None:
+    for keyword in _COUNTS & set(node):
+        if type(node[keyword]) is not int or not 0 <= node[keyword] <= MAX_COUNT:
+            raise ValueError(f"{path}.{keyword} must be an integer from 0 to {MAX_COUNT}")
+    if "minItems" in node and "items" not in node:
+        raise ValueError(f"{path}.minItems goes with items")
+    for keyword in _BOUNDS & set(node):
+        # For other numbers the compiler's grammar lets in what is beyond the bounds, and what is no number.
+        if node.get("type") != "integer" or type(node[keyword]) is not int or abs(node[keyword]) > 1e9:
+            raise ValueError(f"{path}.{keyword} must be an integer from -1e9 to 1e9, and goes with type integer")
+    for low, high in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
+        if low in node and high in node and node[low] > node[high]:
+            raise ValueError(f"{path}.{low} is above {high}")
+
+
+def _check_names(path: str, node: dict[str, Any]) -> None:
+    properties = node.get("properties", {})
+    for name in properties:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{path}.properties has a name that is empty or has a quote, backslash or control character"
+            )
+    required = node.get("required", [])
+    # The compiler leaves out others, and the answer would not fit its schema.
+    if not (isinstance(required, list) and all(name in properties for name in strings(required))):
+        raise ValueError(f"{path}.required must be a list of names that properties describes")
+
+
+def _check_reference(path: str, reference: Any, definitions: dict[str, Any]) -> None:
+    seen = []
+    while reference is not None:
+        name = str(reference).removeprefix("#/$defs/")
+        if name not in definitions or name == reference:
+            raise ValueError(f"{path}.$ref must be #/$defs/NAME with a NAME of the schema's $defs")
+        if name in seen:
+            raise ValueError(f"{path}.$ref leads back to itself")
+        seen.append(name)
+        definition = definitions[name]
+        reference = definition.get("$ref") if isinstance(definition, dict) else None

@@ -1,0 +1,17 @@
+"""What JSON has made of a text."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, names of members included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield name
+            yield from strings(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from strings(member)
