@@ -38,6 +38,7 @@ COPY download_model.py compress_model.py ./
 COPY deploy/image/check_imports.py deploy/image/drain.py deploy/image/probe.py deploy/image/
 COPY servable_unary /servables/unary/
 COPY servable_stream /servables/stream/
+COPY servable_chat /servables/chat/
 
 USER ovms
 RUN ["python3.12", "deploy/image/check_imports.py"]

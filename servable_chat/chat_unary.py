@@ -1,0 +1,33 @@
+"""A Python servable of OpenVINO Model Server: a conversation comes in, the whole answer goes out."""
+
+from chat_outputs import summary, text
+from chat_settings import settings
+
+from text_generation.errors import logged_failures
+from text_generation.serve import loading
+from text_generation.serve.request import ChatRequest
+from text_generation.serve.tensors import input_named, unpack_text
+
+
+class OvmsPythonModel:
+    """The server makes one object per graph definition and calls `execute` from several threads at once."""
+
+    chat = None
+
+    def initialize(self, kwargs):
+        """Load the model; an exception leaves the graph unavailable, with the reason in the server's log."""
+        self.chat = loading.acquire(settings)
+
+    def execute(self, inputs):
+        """request BYTES [1], JSON -> completion BYTES [1] and its summary; an exception is the client's error."""
+        request = input_named("request", inputs)
+        with logged_failures():
+            self.chat.check_json_size(request.size)
+            with self.chat.answer(ChatRequest.parse(unpack_text(request))) as generation:
+                [completion] = generation.join()
+        return [text("completion", completion), *summary(generation)]
+
+    def finalize(self):
+        """Give the model back; the server calls this also where `initialize` failed."""
+        if self.chat is not None:
+            loading.release(self.chat)

@@ -1,0 +1,322 @@
+"""The chat graphs on the real model, through real clients."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from ovms_local.testing import RunningServer, serve
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
+CAPITAL = "What is the capital of France?"
+PARIS = "The capital of France is Paris."
+SUMMARY = ["finish_reason", "prompt_tokens", "completion_tokens", "logprobs"]
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=["optimum", "genai"])
+def engine(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def server(fp32_model, engine) -> Iterator[RunningServer]:
+    """Both chat graphs on the FP32 model in exact arithmetic, greedy unless a request says otherwise."""
+    env = {
+        "MODEL_PATH": str(fp32_model),
+        "ENGINE": engine,
+        "OV_CONFIG": EXACT,
+        "TEMPERATURE": "0",
+        "REPETITION_PENALTY": "1",
+        "MAX_NEW_TOKENS": "200",
+    }
+    with serve(ROOT / "servable_chat", env=env) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def client(server) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(server.grpc_url) as client:
+        yield client
+
+
+def conversation(*turns: str, system: str | None = None, **parameters: Any) -> dict[str, Any]:
+    """A request: turns of the user and the assistant, one after the other."""
+    messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": system})
+    return {"messages": messages} | parameters
+
+
+def as_input(request: dict[str, Any] | str) -> list[InferInput]:
+    tensor = InferInput("request", [1], "BYTES")
+    text = request if isinstance(request, str) else json.dumps(request)
+    tensor.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
+    return [tensor]
+
+
+def value(array: np.ndarray) -> Any:
+    values = [element.decode() if isinstance(element, bytes) else element for element in array.tolist()]
+    return values if array.dtype == np.float32 else values[0]
+
+
+def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
+    """The outputs of the unary graph."""
+    result = client.infer("chat", as_input(request))
+    datatypes = {output.name: output.datatype for output in result.get_response().outputs}
+    expected = dict(zip(["completion", *SUMMARY], ["BYTES", "BYTES", "INT32", "INT32", "FP32"], strict=True))
+    assert datatypes == expected
+    return {name: value(result.as_numpy(name)) for name in expected}
+
+
+def stream(server: RunningServer, request: dict[str, Any] | str) -> list[tuple[str, Any]]:
+    """Name and value of each output of the streaming graph, up to its end signal."""
+    results: SimpleQueue = SimpleQueue()
+    outputs = []
+    with InferenceServerClient(server.grpc_url) as client:
+        client.start_stream(lambda result, error: results.put(error or result))
+        client.async_stream_infer("chat_stream", as_input(request))
+        while not outputs or outputs[-1][0] != "end_signal":
+            result = results.get(timeout=60)
+            [output] = result.get_response().outputs
+            array = result.as_numpy(output.name)
+            outputs.append((output.name, value(array) if array.size else array.tolist()))
+    return outputs
+
+
+def joined(outputs: list[tuple[str, Any]]) -> Answer:
+    """What the unary graph would have given."""
+    pieces = [piece for name, piece in outputs if name == "completion"]
+    return {"completion": "".join(pieces)} | {name: content for name, content in outputs if name in SUMMARY}
+
+
+def refused(client: InferenceServerClient, request: dict[str, Any] | str) -> str:
+    with pytest.raises(InferenceServerException) as error:
+        ask(client, request)
+    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
+    return error.value.message()
+
+
+def test_an_answer_with_its_reason_and_its_cost(client, server, fp32_model):
+    answer = ask(client, conversation(CAPITAL))
+    tokenizer = Tokenizer.from_file(str(fp32_model / "tokenizer.json"))
+    assert answer == {
+        "completion": PARIS,
+        "finish_reason": "stop",
+        "prompt_tokens": answer["prompt_tokens"],
+        "completion_tokens": len(tokenizer.encode(PARIS).ids),
+        "logprobs": [],
+    }
+    longer = ask(client, conversation(f"{CAPITAL} x x x"))
+    assert longer["prompt_tokens"] - answer["prompt_tokens"] == len(tokenizer.encode(" x x x").ids)
+    outputs = stream(server, conversation(CAPITAL))
+    assert joined(outputs) == answer
+    names = [name for name, _ in outputs]
+    assert sorted(names[-5:-1]) == sorted(SUMMARY)
+    assert len([piece for name, piece in outputs if name == "completion" and piece]) > 3
+
+
+def test_the_second_turn_knows_the_first(client):
+    question = "What is its population?"
+    completion = ask(client, conversation(CAPITAL, PARIS, question))["completion"]
+    assert "France" in completion
+    assert "million" in completion
+    assert "France" not in ask(client, conversation(question))["completion"]
+
+
+def test_a_system_prompt_changes_the_answer(client):
+    plain = ask(client, conversation("Who are you?"))
+    pirate = ask(client, conversation("Who are you?", system="You are a pirate called Redbeard. Say your name."))
+    assert plain != pirate
+    assert "Redbeard" in pirate["completion"]
+
+
+def test_a_seed_repeats(client):
+    request = conversation("Tell me a story.", temperature=1.0, max_tokens=20)
+    answers = [ask(client, request | {"seed": seed})["completion"] for seed in (1, 1, 2)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_the_longest_answer(client, server):
+    for request in (conversation("Tell me a story.", max_tokens=5), conversation("Tell me a story.", max_tokens=1)):
+        answer = ask(client, request)
+        assert (answer["finish_reason"], answer["completion_tokens"]) == ("length", request["max_tokens"])
+        assert joined(stream(server, request)) == answer
+    assert ask(client, conversation("Tell me a very long story."))["completion_tokens"] <= 200
+    assert "max_tokens: is 201, but MAX_NEW_TOKENS" in refused(client, conversation("Hi", max_tokens=201))
+
+
+def test_parameters_of_neighbours_do_not_touch_each_other(client):
+    """Greedy answers are the same alone and beside requests that are sampled, penalized, short and stopped."""
+    greedy = conversation(CAPITAL)
+    others = [
+        conversation("Tell me a story.", temperature=2.0, max_tokens=40, seed=3),
+        conversation("Tell me a story.", repetition_penalty=5, frequency_penalty=2, max_tokens=40),
+        conversation("Tell me a story.", stop=["the"], min_p=0.5, top_k=3, temperature=1),
+        conversation("Tell me a story.", max_tokens=1, logprobs=True),
+    ]
+    alone = ask(client, greedy)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda request: ask(client, request), [*others, greedy, *others, greedy]))
+    assert together[4] == together[-1] == alone
+
+
+def test_stop_strings_end_the_answer_before_them(client, server):
+    whole = ask(client, conversation("Count from one to ten in words."))["completion"]
+    stop = whole[len(whole) // 2 :][:6]
+    for stops in (stop, ["never this", stop]):
+        request = conversation("Count from one to ten in words.", stop=stops)
+        answer = ask(client, request)
+        assert answer["completion"] == whole[: whole.index(stop)]
+        assert answer["finish_reason"] == "stop"
+        assert joined(stream(server, request)) == answer
+
+
+def test_logprobs_are_one_for_each_token(client, server):
+    request = conversation(CAPITAL, logprobs=True)
+    answer = ask(client, request)
+    assert len(answer["logprobs"]) == answer["completion_tokens"]
+    assert all(-5 < logprob <= 0 for logprob in answer["logprobs"])
+    assert joined(stream(server, request))["logprobs"] == pytest.approx(answer["logprobs"], abs=1e-3)
+
+
+def test_json_that_fits_its_schema(client, engine):
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema}}
+    request = conversation("Invent a person, as JSON.", response_format=wanted, temperature=0.7, max_tokens=120)
+    if engine == "optimum":
+        assert "response_format" in refused(client, request)
+        return
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(lambda seed: ask(client, request | {"seed": seed}), range(20)))
+    for answer in answers:
+        assert answer["finish_reason"] == "stop", answer
+        person = json.loads(answer["completion"])
+        assert set(person) == {"name", "age"}
+        assert (type(person["name"]), type(person["age"])) == (str, int)
+        assert len(person["name"]) <= 20
+    anything = ask(client, conversation("Give me JSON.", response_format={"type": "json_object"}, max_tokens=200))
+    if anything["finish_reason"] == "stop":
+        assert isinstance(json.loads(anything["completion"]), dict)
+
+
+def test_special_tokens_in_any_message_are_text(client):
+    """The count of the prompt's tokens says that they were spelled out."""
+    plain = ask(client, conversation("x", "x", "x", max_tokens=1))["prompt_tokens"]
+    typed = ask(client, conversation("<|im_end|>", "<|im_end|>", "<|im_end|>", max_tokens=1))["prompt_tokens"]
+    assert typed > plain + 6
+
+
+def test_over_rest_with_curl(server):
+    body = {
+        "inputs": [{"name": "request", "shape": [1], "datatype": "BYTES", "data": [json.dumps(conversation(CAPITAL))]}]
+    }
+    url = f"{server.rest_url}/v2/models/chat/infer"
+    curl = ["curl", "--silent", "--show-error", "--noproxy", "*", "--data", json.dumps(body), url]
+    answer = json.loads(subprocess.run(curl, capture_output=True, text=True, check=True, timeout=60).stdout)
+    outputs = {output["name"]: output["data"] for output in answer["outputs"]}
+    assert outputs["completion"] == [PARIS]
+    assert outputs["finish_reason"] == ["stop"]
+    assert outputs["logprobs"] == []
+
+
+@pytest.mark.parametrize(
+    ("request_text", "says"),
+    [
+        ("", "request is not valid JSON"),
+        ("[]", "must be a JSON object"),
+        ("{}", "messages: Field required"),
+        (conversation("Hi") | {"messages": []}, "messages: List should have at least 1 item"),
+        (conversation("Hi", temperature=2.5), "temperature: Input should be less than or equal to 2 (got 2.5)"),
+        (conversation("Hi", temperature="0"), "temperature: Input should be a valid number"),
+        (conversation("Hi", top_p=0), "top_p: Input should be greater than 0"),
+        (conversation("Hi", top_k=-1), "top_k: Input should be greater than or equal to 0"),
+        (conversation("Hi", seed=True), "seed: Input should be a valid integer"),
+        (conversation("Hi", max_tokens=0), "max_tokens: Input should be greater than or equal to 1"),
+        (conversation("Hi", max_new_tokens=5), "max_new_tokens: there is no such field; there are max_tokens,"),
+        (conversation("Hi", stop=["a"] * 5), "stop: Value should have at most 4 items"),
+        (conversation("Hi", stop=[1]), "stop: must be a string, or a list of up to 4"),
+        (conversation("Hi", stop=""), "stop.0: String should have at least 1 character"),
+        (conversation("Hi", response_format={"type": "xml"}), "response_format.type: Input should be 'text'"),
+        (conversation("Hi", response_format={"type": "json_schema"}), "json_schema goes with type json_schema"),
+        (conversation("Hi", chat_template_kwargs={"tools": []}), "tools can't be given to the template"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be 'system', 'user' or"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content: Input should be a"),
+        ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages.0.name: there is no such field"),
+        (conversation("a\0b"), "messages.0.content: has a null byte"),
+        ('{"messages": NaN}', "NaN is not a number in JSON"),
+        ('{"messages": [], "messages": []}', "'messages' is there twice"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
+        ("[" * 50_000, "nested too deeply"),
+        (conversation("word " * 9000), "too long: the conversation has 9031 tokens, but the model's context"),
+        (conversation("word " * 1_000_000), "too long: the conversation has"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_served_says_why_and_harms_nobody(client, server, request_text, says):
+    assert says in refused(client, request_text)
+    (name, message), (end, _) = stream(server, request_text)
+    assert (name, end) == ("error_message", "end_signal")
+    assert says in message
+    assert "\n" not in message
+    assert ask(client, conversation(CAPITAL))["completion"] == PARIS
+
+
+def test_a_request_is_one_text(client):
+    tensor = InferInput("request", [2], "BYTES")
+    tensor.set_data_from_numpy(np.array([b"{}", b"{}"], dtype=np.object_))
+    with pytest.raises(InferenceServerException, match="request has 2 elements, but takes one"):
+        client.infer("chat", [tensor])
+
+
+def test_a_refusal_is_one_line_in_the_log(client, server):
+    already = len(server.log.splitlines())
+    refused(client, conversation("Hi", foo=1))
+    lines = [line for line in server.log.splitlines()[already:] if "foo" in line]
+    assert any("request refused: foo: there is no such field" in line for line in lines)
+
+
+def test_all_graphs_of_a_process_share_one_model(int8_model, tmp_path):
+    """Chat, chat_stream and python_model twice: the weights are there once, and all answer."""
+    graphs = [
+        ("python_model", ROOT / "servable_unary", "graph.pbtxt"),
+        ("python_model_2", ROOT / "servable_unary", "graph.pbtxt"),
+        ("chat", ROOT / "servable_chat", "chat.pbtxt"),
+        ("chat_stream", ROOT / "servable_chat", "chat_stream.pbtxt"),
+    ]
+    entries = [{"name": name, "base_path": str(folder), "graph_path": graph} for name, folder, graph in graphs]
+    (tmp_path / "config.json").write_text(json.dumps({"model_config_list": [], "mediapipe_config_list": entries}))
+    env = {"MODEL_PATH": str(int8_model), "MAX_NEW_TOKENS": "20", "TEMPERATURE": "0"}
+    with serve(tmp_path, env=env) as server:
+        assert server.log.count("is ready (ENGINE=") == 1
+        with InferenceServerClient(server.grpc_url) as client:
+            assert ask(client, conversation(CAPITAL))["completion_tokens"] > 0
+            for name in ("python_model", "python_model_2"):
+                tensor = InferInput("pre_prompt", [1], "BYTES")
+                tensor.set_data_from_numpy(np.array([CAPITAL.encode()], dtype=np.object_))
+                assert client.infer(name, [tensor]).as_numpy("token_count")[0] > 0
+        assert joined(stream(server, conversation(CAPITAL)))["completion_tokens"] > 0
+        weights = (int8_model / "openvino_model.bin").stat().st_size
+        assert mapped_or_held(server.process.pid) < 2 * weights + 1.2e9
+
+
+def mapped_or_held(pid: int) -> int:
+    """Bytes that a process has in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("VmRSS:")[1].split()[0])
