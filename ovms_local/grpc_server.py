@@ -54,12 +54,13 @@ def _call(method: _Method) -> _Method:
                 raise ServerExhausted
             return await method(self, request, context)
         except ServingError as error:
-            await context.abort(error.grpc_code, _details(error))
+            failure = error
         except Exception as error:
             _log.error("%s failed: %s", method.__name__, describe(error), exc_info=True)
-            await context.abort(ServingError.grpc_code, "Internal server error")
+            failure = ServingError("Internal server error")
         finally:
             self.calls -= 1
+        await context.abort(failure.grpc_code, _details(failure))
 
     return call
 

@@ -3,10 +3,18 @@
 import json
 import queue
 
+import grpc
 import numpy as np
+import pytest
 import tritonclient.grpc as tritongrpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+
+EXECUTION_FAILED = (
+    "Mediapipe execution failed. MP status - INTERNAL: CalculatorGraph::Run() failed: \n"
+    'Calculator::Process() for node "{}" failed: Error occurred during graph execution'
+)
+UNKNOWN_ERROR = (grpc.StatusCode.UNKNOWN, "Unknown error")
 
 
 def request(
@@ -33,6 +41,25 @@ def triton_inputs(order: object, name: str = "in") -> list[tritongrpc.InferInput
     text = order if isinstance(order, str) else json.dumps(order)
     tensor.set_data_from_numpy(np.array([text.encode()], object))
     return [tensor]
+
+
+def with_parameter(name: str, field: str | None, value: object = None, model: str = "echo") -> pb.ModelInferRequest:
+    """A request with this parameter, which without a field is there but not set."""
+    message = request(model, "x")
+    parameter = message.parameters[name]
+    if field:
+        setattr(parameter, field, value)
+    return message
+
+
+def timestamp_of(response: pb.ModelInferResponse) -> int:
+    return response.parameters["OVMS_MP_TIMESTAMP"].int64_param
+
+
+def status_of(call) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
 
 
 class Stream:
