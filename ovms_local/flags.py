@@ -171,7 +171,7 @@ def addresses(argument: str) -> list[str]:
     found = [address.strip() for address in argument.split(",")]
     if not all(found):
         raise argparse.ArgumentTypeError(f"{argument!r} is no list of addresses, such as 127.0.0.1,::1")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def channel_arguments(argument: str) -> dict[str, int | str]:

@@ -103,7 +103,7 @@ class Server:
             for address in settings.grpc_addresses:
                 # Found out here, since gRPC's own answer does not say why it can't listen.
                 _listen_tcp(address, settings.grpc_port).close()
-            targets = [f"{_bracketed(address)}:{settings.grpc_port}" for address in settings.grpc_addresses]
+            targets = [f"{_bracketed(address)}:{settings.grpc_port}" for address in _grpc_addresses(settings)]
             self._grpc = await start_grpc_server(
                 self._data_plane, self._workers, targets, settings.grpc_channel_arguments, settings.grpc_max_threads
             )
@@ -138,6 +138,12 @@ class Server:
         _, still_running = await asyncio.wait([keeping, *transports], timeout=timeout + _LAST_CALL)
         idle = await asyncio.to_thread(self._graphs.wait_idle, _LAST_CALL)
         return idle and not still_running
+
+
+def _grpc_addresses(settings: ServerSettings) -> list[str]:
+    """The addresses without a second wildcard: gRPC takes 0.0.0.0 for all addresses of IPv6, too, and :: likewise."""
+    wildcards = [address for address in settings.grpc_addresses if address in ("0.0.0.0", "::")]
+    return [address for address in settings.grpc_addresses if address not in wildcards[1:]]
 
 
 def _announce(protocol: str, addresses: tuple[str, ...], port: int) -> None:

@@ -122,7 +122,8 @@ def test_it_listens_on_localhost_and_says_when_it_does_not(make_servable):
         assert "WARNING" not in server.log
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.2", server.grpc_port), 5)
-    arguments = ["--grpc_bind_address", "0.0.0.0", "--rest_bind_address", "0.0.0.0"]
+    everywhere = "0.0.0.0,::" if Path("/proc/net/if_inet6").exists() else "0.0.0.0"
+    arguments = ["--grpc_bind_address", everywhere, "--rest_bind_address", everywhere]
     with serve(make_servable(ECHO), args=arguments) as server:
         assert "gRPC is open to other machines" in server.log
         assert "REST is open to other machines" in server.log
