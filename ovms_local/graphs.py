@@ -194,15 +194,16 @@ class Graphs:
             servable = _Servable(entry)
             self._metrics.add_graph(entry.name)
         servable.entry, servable.text = entry, _read(entry.graph_path)
+        loaded, state = None, GraphState.FAILED
         try:
             loaded, state = LoadedGraph(load_graph(entry)), GraphState.AVAILABLE
         except GraphLoadError as error:
             _log.error("graph %s is not available: %s", entry.name, error)
-            loaded, state = None, GraphState.FAILED
-        with self._changed:
-            servable.loaded, servable.state = loaded, state
-            self._servables = self._servables | {entry.name: servable}
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                servable.loaded, servable.state = loaded, state
+                self._servables = self._servables | {entry.name: servable}
+                self._changed.notify_all()
         if loaded:
             _log.info("graph %s is ready", entry.name)
 
