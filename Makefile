@@ -71,6 +71,10 @@ lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
 	$(BIN)/ruff format --check
 	$(BIN)/hadolint Dockerfile
 
+.PHONY: models
+models: $(VENV)/installed  ## write what is generated from the table of models: overlays, sizing rows, lists
+	$(BIN)/python -m deploy.models
+
 .PHONY: bench
 bench: $(VENV)/installed-dev  ## engines, server and peers side by side (ARGS=--quick, ARGS="--peer llama.cpp")
 	$(BIN)/python -m benchmarks $(ARGS)

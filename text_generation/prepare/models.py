@@ -1,6 +1,9 @@
-"""The models that the two commands know: where each comes from, its chat template and its recipe for 4 bits."""
+"""The models that the commands and deploy/ know by name. This table is all that a new one needs: what else names the
+models is generated from it (`make models`)."""
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 
 
@@ -29,31 +32,55 @@ class PackagedGguf:
 
 @dataclass(frozen=True, slots=True)
 class Int4Recipe:
-    """Arguments of nncf.compress_weights: `ratio` is the share of layers at 4 bits, the others stay at 8."""
+    """How weights get to 4 bits: `ratio` is the share of layers at 4 bits, the others stay at 8.
 
-    symmetric: bool
-    group_size: int
-    ratio: float
+    `awq` and `scale_estimation` are what calibration on chats adds; `data_free_awq` says that AWQ pays without it too.
+    """
 
-    def fitted(self, hidden_size: int) -> "Int4Recipe":
-        """The recipe with its group size halved until it divides `hidden_size` (576 needs groups of 64)."""
-        group_size = self.group_size
-        while hidden_size % group_size:
-            group_size //= 2
-        return replace(self, group_size=group_size)
+    symmetric: bool = False
+    group_size: int = 128
+    ratio: float = 0.8
+    data_free_awq: bool = False
+    awq: bool = True
+    scale_estimation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model's size comes of, for deploy/: the checkpoint's weights and vocabulary, in numbers of their own, and
+    what its config.json calls hidden_size, num_hidden_layers, num_key_value_heads, head_dim, tie_word_embeddings and
+    max_position_embeddings."""
+
+    weights: int
+    vocabulary: int
+    hidden_size: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    context: int
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A chat model; `template` names the file in data/ that stands in where a checkpoint has no chat template."""
+    """A chat model; a listed one has a `shape`.
+
+    `template` names the file in data/ that stands in where a checkpoint has no chat template, `int4` is the recipe
+    where it is not Optimum's, `sampling` goes into generation_config.json where the checkpoint brings none, and
+    `kv_cache_gb` is what deploy/ gives a server for its key-value cache.
+    """
 
     source: HubRepository | PackagedGguf
-    template: str
-    int4: Int4Recipe = Int4Recipe(symmetric=False, group_size=128, ratio=0.8)
+    shape: Shape | None = None
+    template: str | None = None
+    int4: Int4Recipe | None = None
+    sampling: Mapping[str, float | bool] | None = None
+    gated: bool = False
+    kv_cache_gb: int = 2
 
-    def chat_template(self) -> str:
-        """The fallback chat template, in Jinja as Hugging Face tokenizers take it."""
-        return data_text(self.template)
+    def chat_template(self) -> str | None:
+        """The fallback chat template, in Jinja as Hugging Face tokenizers take it; None where there is none."""
+        return data_text(self.template) if self.template else None
 
 
 def data_text(name: str) -> str:
@@ -61,20 +88,43 @@ def data_text(name: str) -> str:
     return (files("text_generation.prepare") / "data" / name).read_text(encoding="utf-8")
 
 
+def is_name(name: str) -> bool:
+    """Whether it can be the name of a model, and so of its folder: as the Hub has them."""
+    return re.fullmatch(r"\w([\w.-]*\w)?", name, re.ASCII) is not None and ".." not in name
+
+
+def model_for(name: str) -> Model | None:
+    """The listed model of this name or from this repository, any other repository ORG/NAME, or None."""
+    if name in MODELS:
+        return MODELS[name]
+    organization, slash, repository = name.partition("/")
+    if not (slash and is_name(organization) and is_name(repository)):
+        return None
+    source = HubRepository(name)
+    return next((model for model in MODELS.values() if model.source == source), Model(source))
+
+
 MODELS = {
     "tiny-llama-1b-chat": Model(
         source=HubRepository("TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
+        shape=Shape(1_100_000_000, 32_000, 2048, 22, 4, 64, tied=False, context=2048),
         template="zephyr.jinja",
+        int4=Int4Recipe(),
     ),
     "llama-2-chat-7b": Model(
         source=HubRepository("meta-llama/Llama-2-7b-chat-hf"),
+        shape=Shape(6_738_000_000, 32_000, 4096, 32, 32, 128, tied=False, context=4096),
         template="llama-2.jinja",
-        int4=Int4Recipe(symmetric=True, group_size=128, ratio=0.8),
+        int4=Int4Recipe(symmetric=True),
+        gated=True,
+        kv_cache_gb=8,
     ),
     "notus-7b-v1": Model(
         source=HubRepository("argilla/notus-7b-v1"),
+        shape=Shape(7_242_000_000, 32_000, 4096, 32, 8, 128, tied=False, context=32_768),
         template="zephyr.jinja",
         int4=Int4Recipe(symmetric=True, group_size=64, ratio=0.6),
+        kv_cache_gb=4,
     ),
     "smollm2-135m-instruct": Model(
         source=PackagedGguf(
@@ -84,6 +134,51 @@ MODELS = {
             gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             disk_bytes=750_000_000,
         ),
+        shape=Shape(134_500_000, 49_152, 576, 30, 3, 64, tied=True, context=8192),
         template="chatml.jinja",
+        int4=Int4Recipe(group_size=64),
+        # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
+        sampling={"do_sample": True, "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.0},
+        kv_cache_gb=1,
+    ),
+    "qwen3-0.6b": Model(
+        source=HubRepository("Qwen/Qwen3-0.6B"),
+        shape=Shape(596_000_000, 151_936, 1024, 28, 8, 128, tied=True, context=40_960),
+    ),
+    "qwen3-4b": Model(
+        source=HubRepository("Qwen/Qwen3-4B"),
+        shape=Shape(4_022_000_000, 151_936, 2560, 36, 8, 128, tied=True, context=40_960),
+        kv_cache_gb=4,
+    ),
+    "qwen3-8b": Model(
+        source=HubRepository("Qwen/Qwen3-8B"),
+        shape=Shape(8_191_000_000, 151_936, 4096, 36, 8, 128, tied=False, context=40_960),
+        kv_cache_gb=4,
+    ),
+    "llama-3.2-1b-instruct": Model(
+        source=HubRepository("meta-llama/Llama-3.2-1B-Instruct"),
+        shape=Shape(1_236_000_000, 128_256, 2048, 16, 8, 64, tied=True, context=131_072),
+        gated=True,
+    ),
+    "llama-3.2-3b-instruct": Model(
+        source=HubRepository("meta-llama/Llama-3.2-3B-Instruct"),
+        shape=Shape(3_213_000_000, 128_256, 3072, 28, 8, 128, tied=True, context=131_072),
+        gated=True,
+        kv_cache_gb=4,
+    ),
+    "phi-4-mini-instruct": Model(
+        source=HubRepository("microsoft/Phi-4-mini-instruct"),
+        shape=Shape(3_836_000_000, 200_064, 3072, 32, 8, 128, tied=True, context=131_072),
+        kv_cache_gb=4,
+    ),
+    "mistral-7b-instruct-v0.3": Model(
+        source=HubRepository("mistralai/Mistral-7B-Instruct-v0.3"),
+        shape=Shape(7_248_000_000, 32_768, 4096, 32, 8, 128, tied=False, context=32_768),
+        kv_cache_gb=4,
+    ),
+    "gemma-3-1b-it": Model(
+        source=HubRepository("google/gemma-3-1b-it"),
+        shape=Shape(1_000_000_000, 262_144, 1152, 26, 1, 256, tied=True, context=32_768),
+        gated=True,
     ),
 }
