@@ -1,35 +1,43 @@
 #!/usr/bin/env python3
-"""Compress the weights of a model folder that download_model.py made."""
+"""Compress the weights of a model folder."""
 
 import argparse
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-from text_generation.prepare.models import MODELS
+from text_generation.prepare.models import MODELS, is_name
 
 FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
+# What can be made of weights at a precision; fewer bits than these are not compressed again.
+MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
 # The most that each takes on the disk, as a share of the FP32 weights.
 SIZE_SHARES = {"FP16": 0.51, "INT8": 0.27, "INT4": 0.25}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Make FP16, INT8 and INT4 versions of a model that download_model.py has put into a folder."
+        description="Make FP16, INT8 and INT4 versions of a model folder that download_model.py, or optimum-cli, made."
     )
-    parser.add_argument("--model", required=True, choices=MODELS, help="the model; its folder has the same name")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar=f"{{{','.join(MODELS)}}}",
+        help="the model, by the name of its folder: one of these, or any other",
+    )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=FOLDER_SUFFIXES,
-        default=list(FOLDER_SUFFIXES),
         help="which versions to make (default: all three)",
     )
     parser.add_argument("--calibrate", action="store_true", help="INT4: slower, and closer to the original (AWQ)")
     parser.add_argument("--output-dir", type=Path, default=Path(), help="where the folders are (default: here)")
     parser.add_argument("--force", action="store_true", help="replace existing folders once the new ones are complete")
     arguments = parser.parse_args()
-    if arguments.calibrate and "INT4" not in arguments.precision:
+    if not is_name(arguments.model):
+        parser.error(f"--model {arguments.model}: not the name of a model folder; where it lies, --output-dir says")
+    if arguments.calibrate and "INT4" not in (arguments.precision or FOLDER_SUFFIXES):
         parser.error("--calibrate is for INT4")
     return arguments
 
@@ -45,14 +53,16 @@ def compress_model(arguments: argparse.Namespace) -> None:
         )
     found = original.stat()
     info = model_folder.check(original)
-    if info and info.precision != "FP32":
+    found_precision = model_folder.read_ir(original).precision
+    makeable = MAKEABLE.get(found_precision, [])
+    precisions = arguments.precision or makeable
+    if not precisions or not set(precisions) <= set(makeable):
         raise model_folder.ModelFolderError(
-            f"{original} holds weights in {info.precision}, not in FP32: make it anew with download_model.py --force"
+            f"{original} holds weights in {found_precision}, no base for "
+            f"{' and '.join(precisions or FOLDER_SUFFIXES)}: serve it as it is, or make it anew with download_model.py"
         )
     tokenizer_file.load(original)  # which is needed at the end only
-    folders = {
-        precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in arguments.precision
-    }
+    folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in precisions}
     for folder in folders.values():
         model_folder.recover(folder)
     missing = [precision for precision, folder in folders.items() if arguments.force or not folder.exists()]
@@ -66,9 +76,9 @@ def compress_model(arguments: argparse.Namespace) -> None:
                     f"{folder} was made from {kept.source}, and {original} from {info.source}; --force makes it anew"
                 )
             print(f"{folder} is kept; --force makes it anew", flush=True)
-    original_size = (original / "openvino_model.bin").stat().st_size
+    fp32_size = (original / "openvino_model.bin").stat().st_size * (1 if found_precision == "FP32" else 2)
     shares = sum(SIZE_SHARES[precision] for precision in missing)
-    require_disk([(original.parent, int(shares * original_size))])
+    require_disk([(original.parent, int(shares * fp32_size))])
 
     seconds = {}
     for precision in missing:
@@ -76,12 +86,14 @@ def compress_model(arguments: argparse.Namespace) -> None:
         folder = folders[precision]
         print(f"Making {folder}", flush=True)
         from text_generation.prepare import compression
+        from text_generation.prepare.recipes import int4_recipe
 
         with (
             model_folder.staged(folder, replace=arguments.force) as new,
             model_folder.unreplaced(original, found),
         ):
-            compression.compress(original, new, precision, MODELS[arguments.model].int4, calibrate=arguments.calibrate)
+            recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
+            compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)
             model_folder.write_info(
                 new,
                 model=arguments.model,
@@ -90,11 +102,11 @@ def compress_model(arguments: argparse.Namespace) -> None:
                 packages=(info.packages if info else {}) | {name: version(name) for name in ("openvino", "nncf")},
             )
         seconds[folder] = time.monotonic() - started
-    print_table([original, *folders.values()], seconds)
+    print_table([original, *folders.values()], f"to {found_precision}", seconds)
 
 
-def print_table(folders: list[Path], seconds: dict[Path, float]) -> None:
-    """Print what became of each folder; the first is what the others are compared with."""
+def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]) -> None:
+    """Print what became of each folder; the first is what the others are compared with, in a column `comparison`."""
     from tqdm import tqdm
 
     from text_generation.prepare.machine import available_memory, gigabytes
@@ -112,7 +124,7 @@ def print_table(folders: list[Path], seconds: dict[Path, float]) -> None:
                 f"{gigabytes(available)} are free."
             )
     width = max(len(str(folder)) for folder in folders)
-    print(f"\n{'Folder':{width}}  {'Size':>8}  {'Perplexity':>10}  {'to FP32':>8}  {'Seconds':>7}")
+    print(f"\n{'Folder':{width}}  {'Size':>8}  {'Perplexity':>10}  {comparison:>8}  {'Seconds':>7}")
     for folder in folders:
         size = gigabytes(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
         value, reference = perplexities.get(folder), perplexities.get(folders[0])

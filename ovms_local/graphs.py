@@ -194,16 +194,15 @@ class Graphs:
             servable = _Servable(entry)
             self._metrics.add_graph(entry.name)
         servable.entry, servable.text = entry, _read(entry.graph_path)
-        loaded, state = None, GraphState.FAILED
         try:
             loaded, state = LoadedGraph(load_graph(entry)), GraphState.AVAILABLE
         except GraphLoadError as error:
             _log.error("graph %s is not available: %s", entry.name, error)
-        finally:
-            with self._changed:
-                servable.loaded, servable.state = loaded, state
-                self._servables = self._servables | {entry.name: servable}
-                self._changed.notify_all()
+            loaded, state = None, GraphState.FAILED
+        with self._changed:
+            servable.loaded, servable.state = loaded, state
+            self._servables = self._servables | {entry.name: servable}
+            self._changed.notify_all()
         if loaded:
             _log.info("graph %s is ready", entry.name)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import grpc
 
 from ovms_local.configuration import ConfigSource, Configuration
-from ovms_local.errors import describe
 from ovms_local.graphs import Graphs
 from ovms_local.grpc_server import start_grpc_server
 from ovms_local.kserve import DataPlane
@@ -123,12 +122,9 @@ class Server:
             await self._apply_configuration()
 
     async def _apply_configuration(self) -> None:
-        try:
+        # It has said so in the log, and is looked at again.
+        with contextlib.suppress(ServerConfigError):
             await asyncio.get_running_loop().run_in_executor(self._workers, self._configuration.apply)
-        except ServerConfigError:
-            pass  # it has been logged, and is looked at again
-        except Exception as error:
-            _log.error("the configuration can't be applied: %s", describe(error), exc_info=error)
 
     async def _wind_down(self, keeping: asyncio.Task) -> bool:
         """End the transports, then wait for worker threads; False where some are still in a node."""

@@ -24,13 +24,16 @@ MODEL = "smollm2-135m-instruct"
 # What decides the bytes of a model folder.
 CODE = (
     "model_folder.py",
+    "prepare/assembly.py",
     "prepare/export.py",
     "prepare/compression.py",
     "prepare/gguf_tokenizer.py",
     "prepare/models.py",
+    "prepare/tokenizer.py",
     "prepare/data/calibration.json",
 )
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
+SMALL_MODEL = "llama-2-chat-7b"  # the name that the small checkpoint goes by
 WEEK = 7 * 24 * 3600
 
 
@@ -130,3 +133,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model folder that download_model.py makes of the small checkpoint, in FP32."""
+    folder = tmp_path_factory.mktemp("small")
+    arguments = ["--model", SMALL_MODEL, "--source", str(small_checkpoint), "--output-dir", str(folder)]
+    subprocess.run([sys.executable, str(ROOT / "download_model.py"), *arguments], check=True)
+    return folder / SMALL_MODEL

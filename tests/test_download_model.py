@@ -1,5 +1,6 @@
 """download_model.py as its users run it: as a process, against a hub on localhost."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,13 +9,15 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,106 +26,17 @@ import pytest
 
 from text_generation import model_folder
 
+from .stand_in_hub import COMMIT, REPOSITORY, TOKEN, StandInHub, read_files, serve_hub
+
 SCRIPT = Path(__file__).parent.parent / "download_model.py"
-REPOSITORY = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 NAME = "tiny-llama-1b-chat"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 KILLS = int(os.environ.get("KILLS", "2"))
-TOKEN = "hf_of_someone_who_accepted"
-
-
-@dataclass
-class StandInHub:
-    """The Hub's API as far as a download needs it, with one repository, and ways to misbehave."""
-
-    files: dict[str, bytes]
-    gated: bool = False
-    corrupt: bool = False
-    hashes: bool = True
-    cut_weights: int = 0  # how many downloads of weights break off half way
-    stall_weights: bool = False
-    requests: list[str] = field(default_factory=list)
-    stalled: threading.Event = field(default_factory=threading.Event)
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        path = handler.path.split("?")[0]
-        self.requests.append(f"{handler.command} {path}")
-        if path == f"/api/models/{REPOSITORY}/revision/main" or path == f"/api/models/{REPOSITORY}/revision/{COMMIT}":
-            siblings = [{"rfilename": name} for name in self.files]
-            self.send(handler, 200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode())
-        elif match := re.fullmatch(rf"/{REPOSITORY}/resolve/(\w+)/(.+)", path):
-            revision, name = match.groups()
-            if self.gated and handler.headers.get("Authorization") != f"Bearer {TOKEN}":
-                status = 403 if "Authorization" in handler.headers else 401
-                self.send(handler, status, b"", {"X-Error-Code": "GatedRepo"})
-            elif revision not in ("main", COMMIT):
-                self.send(handler, 404, b"", {"X-Error-Code": "RevisionNotFound"})
-            elif name not in self.files:
-                self.send(handler, 404, b"", {"X-Error-Code": "EntryNotFound"})
-            else:
-                self.send_file(handler, name)
-        else:
-            self.send(handler, 404, b"", {"X-Error-Code": "RepoNotFound"})
-
-    def send_file(self, handler: BaseHTTPRequestHandler, name: str) -> None:
-        content = self.files[name]
-        tag = hashlib.sha256(content).hexdigest() if self.hashes else f"version-1-of-{name}"
-        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
-        weights = name.endswith(".safetensors") and handler.command == "GET"
-        if weights and self.corrupt:
-            content = content[:-8] + b"corrupt!"
-        if range_header := handler.headers.get("Range"):
-            start = int(re.fullmatch(r"bytes=(\d+)-", range_header)[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            status, content = 206, content[start:]
-        else:
-            status = 200
-        if weights and (self.stall_weights or self.cut_weights):
-            self.send(handler, status, content[: len(content) // 2], headers, announced=len(content))
-            if self.stall_weights:
-                self.stalled.set()
-                handler.rfile.read(1)  # until the client goes
-            else:
-                self.cut_weights -= 1
-            handler.connection.shutdown(socket.SHUT_RDWR)
-        else:
-            self.send(handler, status, content, headers)
-
-    def send(self, handler, status: int, content: bytes, headers=None, announced: int | None = None) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(len(content) if announced is None else announced))
-        for name, value in (headers or {}).items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(content)
-            handler.wfile.flush()
 
 
 @pytest.fixture
 def hub(small_checkpoint: Path) -> Iterator[StandInHub]:
-    stand_in = StandInHub({path.name: path.read_bytes() for path in small_checkpoint.iterdir()})
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            stand_in.answer(self)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    stand_in.address = f"http://127.0.0.1:{server.server_port}"
-    yield stand_in
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_hub({REPOSITORY: read_files(small_checkpoint)}) as stand_in:
+        yield stand_in
 
 
 @dataclass
@@ -185,8 +99,7 @@ def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: 
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert place.names() == [NAME]
-    fetched = {request.rpartition("/")[2] for request in hub.requests if request.startswith("GET")}
-    assert not fetched & {"modeling_evil.py", "pytorch_model.bin"}
+    assert not hub.fetched() & {"modeling_evil.py", "pytorch_model.bin"}
 
     folder = place.folder / NAME
     info = model_folder.check(folder)
@@ -339,7 +252,7 @@ class TestHubErrors:
         hub.files["model-00009-of-00009.safetensors"] = Huge()
         done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
         assert_one_line_error(done, "too little disk")
-        assert not any("GET" in request and "safetensors" in request for request in hub.requests)
+        assert not any(name.endswith(".safetensors") for name in hub.fetched())
 
     def test_code_in_the_checkpoint(self, hub: StandInHub, place: Place) -> None:
         config = json.loads(hub.files["config.json"]) | {"auto_map": {"AutoModelForCausalLM": "modeling_evil.Evil"}}
@@ -356,6 +269,229 @@ class TestHubErrors:
         output, errors = process.communicate(timeout=20)
         assert_one_line_error(subprocess.CompletedProcess("", process.returncode, output, errors), "interrupted")
         assert place.names() == []
+
+
+@pytest.mark.slow
+class TestCauses:
+    """Why a download fails, as far as the network and what stands in it are the reason."""
+
+    def run(self, place: Place, address: str, **environment: str) -> subprocess.CompletedProcess:
+        done = place.run("--model", "org/name", HF_ENDPOINT=address, **environment)
+        assert place.names() == []
+        return done
+
+    @pytest.mark.parametrize(
+        ("answer", "parts"),
+        [
+            ((429, b"slow down", {"Retry-After": "7"}), ["too many requests (429)", "in 7 seconds", "HF_TOKEN"]),
+            ((429, b"", {}), ["too many requests (429)", "in some minutes"]),
+            ((403, b"blocked", {}), ["forbids the download (403)", "HF_TOKEN", "network"]),
+            ((401, b"", {}), ["set HF_TOKEN"]),
+            ((503, b"<html>maintenance</html>", {}), ["out of order (503)", "later"]),
+            ((500, b"", {}), ["out of order (500)", "later"]),
+            ((407, b"", {}), ["(407)", "HTTPS_PROXY", "USER:PASSWORD"]),
+            ((200, b"<html>log in</html>", {"Content-Type": "text/html"}), ["login page", "HF_ENDPOINT"]),
+        ],
+        ids=lambda value: str(value[0]) if isinstance(value, tuple) else "",
+    )
+    def test_answer(self, hub: StandInHub, place: Place, answer: tuple, parts: list[str]) -> None:
+        hub.answer_all = answer
+        assert_one_line_error(self.run(place, hub.address), *parts)
+
+    def test_login_page_that_the_hub_is_sent_on_to(self, hub: StandInHub, place: Place) -> None:
+        with serve_hub({}) as portal:
+            portal.answer_all = (200, b"<html>log in</html>", {"Content-Type": "text/html"})
+            hub.answer_all = (302, b"", {"Location": f"{portal.address}/login"})
+            assert_one_line_error(self.run(place, hub.address), "login page")
+
+    def test_certificate(self, place: Place, tmp_path: Path) -> None:
+        with served_with_own_certificate(tmp_path) as address:
+            done = self.run(place, address)
+        assert_one_line_error(done, f"the certificate of {address} is not trusted (self-signed", "SSL_CERT_FILE")
+
+    @pytest.mark.parametrize("name", ["HTTPS_PROXY", "all_proxy"])
+    def test_proxy_that_wants_a_password(self, hub: StandInHub, place: Place, name: str) -> None:
+        hub.answer_all = (407, b"", {"Proxy-Authenticate": "Basic"})
+        done = self.run(place, "https://hub.invalid", **{name: hub.address.replace("//", "//user:secret@")})
+        assert_one_line_error(done, f"the proxy of {name} ({hub.address.removeprefix('http://')})", "(407)")
+        assert "secret" not in done.stderr
+
+    def test_proxy_that_is_not_there(self, place: Place) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            proxy = f"127.0.0.1:{taken.getsockname()[1]}"
+            done = self.run(place, "https://hub.invalid", HTTPS_PROXY=f"http://user:secret@{proxy}")
+        assert_one_line_error(done, f"https://hub.invalid cannot be reached through the proxy of HTTPS_PROXY ({proxy})")
+        assert "secret" not in done.stderr
+
+    def test_socks_proxy_without_its_package(self, place: Place) -> None:
+        done = self.run(place, "https://hub.invalid", ALL_PROXY="socks5://127.0.0.1:9")
+        assert_one_line_error(done, "ALL_PROXY (socks5://127.0.0.1:9) is a SOCKS proxy", "pip install 'httpx[socks]'")
+
+    def test_host_that_nobody_knows(self, place: Place) -> None:
+        assert_one_line_error(self.run(place, "http://hub.invalid"), "http://hub.invalid cannot be reached")
+
+
+@contextlib.contextmanager
+def served_with_own_certificate(folder: Path) -> Iterator[str]:
+    """The address of an HTTPS server whose certificate nobody else has signed."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        *subject,
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://localhost:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def exported(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """An OpenVINO model with its weights in 4 bits, as the Hub's OpenVINO organization has them: without our record."""
+    from text_generation.prepare import compression
+    from text_generation.prepare.models import Int4Recipe
+
+    folder = tmp_path_factory.mktemp("exported")
+    compression.compress(small_model, folder, "INT4", Int4Recipe())
+    return read_files(folder)
+
+
+@pytest.mark.slow
+class TestReadyMade:
+    """Repositories and folders that hold an OpenVINO model already."""
+
+    ID = "OpenVINO/Tiny-int4-ov"
+
+    def run(self, place: Place, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run the command, and see what it imports."""
+        command = [sys.executable, "-X", "importtime", str(SCRIPT), *arguments]
+        done = subprocess.run(
+            command, cwd=place.folder, env=place.environment | environment, capture_output=True, text=True
+        )
+        lines = done.stderr.splitlines()
+        imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+        assert not imported & {"torch", "nncf", "optimum"}
+        done.stderr = "\n".join(line for line in lines if not line.startswith("import time:"))
+        return done
+
+    def test_is_taken_as_it_is(self, hub: StandInHub, place: Place, exported: dict[str, bytes]) -> None:
+        hub.repositories[self.ID] = exported | {"model.safetensors": b"not needed", "README.md": b""}
+        done = self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address)
+        assert done.returncode == 0, done.stderr
+        assert place.names() == ["Tiny-int4-ov"]
+        folder = place.folder / "Tiny-int4-ov"
+        info = model_folder.check(folder)
+        assert (info.model, info.precision, info.source) == (folder.name, "INT4", f"{self.ID}@{COMMIT}")
+        assert info.packages["openvino"] == version("openvino")
+        assert read_files(folder).items() >= exported.items()
+        assert not hub.fetched() & {"model.safetensors", "README.md"}
+
+        # From the cache again, and from a folder.
+        assert (
+            self.run(place, "--model", self.ID, "--force", HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1").returncode == 0
+        )
+        (folder / model_folder.MODEL_INFO).unlink()
+        done = self.run(place, "--model", "copy", "--source", folder.name)
+        assert done.returncode == 0, done.stderr
+        assert model_folder.check(place.folder / "copy").precision == "INT4"
+
+    def test_what_is_missing_is_made(self, hub: StandInHub, place: Place, exported: dict[str, bytes]) -> None:
+        made = ("openvino_tokenizer", "openvino_detokenizer", "generation_config")
+        hub.repositories[self.ID] = {name: data for name, data in exported.items() if not name.startswith(made)}
+        done = self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address)
+        assert done.returncode == 0, done.stderr
+        folder = place.folder / "Tiny-int4-ov"
+        model_folder.check(folder)
+        assert model_folder.read_json(folder / "generation_config.json")["eos_token_id"] == 2
+        assert (folder / "openvino_tokenizer.bin").read_bytes() == exported["openvino_tokenizer.bin"]
+
+    @pytest.mark.parametrize(
+        ("change", "parts"),
+        [
+            ({"openvino_model.xml": lambda xml: xml.replace(b"ReadValue", b"Parameter")}, ["stateless model"]),
+            ({"openvino_model.xml": lambda xml: xml[: len(xml) // 2]}, ["openvino_model.xml is damaged"]),
+            ({"chat_template.jinja": None}, ["has no chat template"]),
+            ({"tokenizer.json": None}, ["no tokenizer.json"]),
+            ({"config.json": None}, ["config.json is missing"]),
+        ],
+        ids=["stateless", "damaged", "no template", "no tokenizer", "no configuration"],
+    )
+    def test_what_cannot_be_served(
+        self, hub: StandInHub, place: Place, exported: dict[str, bytes], change: dict, parts: list[str]
+    ) -> None:
+        files = dict(exported)
+        for name, edit in change.items():
+            files[name] = edit(files[name]) if edit else b""
+            if edit is None:
+                del files[name]
+        hub.repositories[self.ID] = files
+        assert_one_line_error(self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address), *parts)
+        assert "openvino_model.bin" not in hub.fetched()
+        assert place.names() == []
+
+    def test_missing_weights(self, hub: StandInHub, place: Place, exported: dict[str, bytes]) -> None:
+        hub.repositories[self.ID] = {name: data for name, data in exported.items() if name != "openvino_model.bin"}
+        assert_one_line_error(
+            self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address), "lacks a file that is needed: its weights"
+        )
+
+
+@pytest.mark.slow
+class TestAnyRepository:
+    """What is refused before anything large is downloaded."""
+
+    @pytest.mark.parametrize(
+        ("config", "part"),
+        [
+            ({"quantization_config": {"quant_method": "awq"}}, "quantized (awq)"),
+            ({"is_encoder_decoder": True}, "has an encoder and a decoder"),
+            ({"model_type": "mamba"}, "keeps another state"),
+            ({"architectures": ["LlamaForSequenceClassification"]}, "not made to continue a text"),
+        ],
+        ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+    )
+    def test_by_its_configuration(self, hub: StandInHub, place: Place, config: dict, part: str) -> None:
+        hub.files["config.json"] = json.dumps(json.loads(hub.files["config.json"]) | config).encode()
+        hub.repositories["org/name"] = hub.files
+        assert_one_line_error(place.run("--model", "org/name", HF_ENDPOINT=hub.address), part)
+        assert not any(name.endswith(".safetensors") for name in hub.fetched())
+        assert place.names() == []
+
+    def test_without_a_chat_template(self, hub: StandInHub, place: Place) -> None:
+        """The listed name has a fallback, and so has its repository; another one has none."""
+        hub.repositories["org/name"] = hub.files
+        assert_one_line_error(place.run("--model", "org/name", HF_ENDPOINT=hub.address), "has no chat template")
+        hub.corrupt = True  # so that the next run ends before the export
+        assert_one_line_error(place.run("--model", REPOSITORY, HF_ENDPOINT=hub.address), "damaged")
+
+    @pytest.mark.parametrize(
+        ("files", "part"),
+        [
+            ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "holds an adapter"),
+            ({"model.Q4_K_M.gguf": b""}, "lacks a file that is needed: config.json"),
+        ],
+    )
+    def test_without_a_model(self, hub: StandInHub, place: Place, files: dict[str, bytes], part: str) -> None:
+        hub.repositories["org/name"] = files
+        assert_one_line_error(place.run("--model", "org/name", HF_ENDPOINT=hub.address), part)
 
 
 @pytest.mark.slow
@@ -456,14 +592,25 @@ class TestSource:
 def test_help_is_quick_and_says_what_there_is() -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", str(SCRIPT), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for name in ("tiny-llama-1b-chat", "llama-2-chat-7b", "notus-7b-v1", "smollm2-135m-instruct"):
+    for name in ("tiny-llama-1b-chat", "llama-2-chat-7b", "notus-7b-v1", "smollm2-135m-instruct", "qwen3-8b"):
         assert name in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "openvino", "nncf", "numpy", "huggingface_hub"}
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--model", "gpt-5"], ["--model", "smollm2-135m-instruct", "--revision", "x"]]
+    "arguments",
+    [
+        [],
+        ["--model", "gpt-5"],
+        ["--model", "../up"],
+        ["--model", "org/.."],
+        ["--model", "org/na me"],
+        ["--model", "a/b/c"],
+        ["--model", "..", "--source", "somewhere"],
+        ["--model", "smollm2-135m-instruct", "--revision", "x"],
+        ["--model", "mine", "--source", "somewhere", "--revision", "x"],
+    ],
 )
 def test_wrong_arguments(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)

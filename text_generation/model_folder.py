@@ -2,13 +2,13 @@
 
 A folder is complete or it is not there. It is written under a hidden name beside its final one, flushed to the disk and
 renamed, and `model_info.json` records the size of every file, so that a folder that lost a part of itself on the way
-(an interrupted copy, a full disk) is found in milliseconds instead of by a crash while the weights are loaded.
+(an interrupted copy, a full disk) is found in milliseconds instead of by a crash while the weights are loaded. Folders
+that others made, such as `optimum-cli export openvino`, have no such record; they are judged by their IR alone.
 """
 
 import fcntl
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+
+from text_generation import ir
+from text_generation.ir import Ir
 
 MODEL_INFO = "model_info.json"
 LOCK = "lock"
@@ -33,6 +36,15 @@ NEEDED_FILES = (
     "config.json",
     "generation_config.json",
 )
+# What some architectures call a size in config.json; transformers has this as the attribute_map of each.
+SIZE_NAMES = {
+    "hidden_size": ("n_embd", "d_model", "emb_dim"),
+    "max_position_embeddings": ("n_positions", "max_seq_len", "context_length", "n_ctx", "seq_length"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+}
+# transformers' model_max_length of a tokenizer without one is 10^30.
+NO_LENGTH = 10**9
 
 
 class ModelFolderError(ValueError):
@@ -68,9 +80,10 @@ def read(folder: Path) -> ModelInfo | None:
 
 
 def check(folder: Path) -> ModelInfo | None:
-    """Check that the folder holds a whole model, by names and sizes alone, and return what `read` does.
+    """Check that the folder holds a whole model that can generate, without loading it, and return what `read` does.
 
-    Raises ModelFolderError naming the file that is missing, truncated or unreadable.
+    Raises ModelFolderError naming the file that is missing, truncated or unreadable, and where the model's IR is one
+    that keeps no key-value cache.
     """
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder: give the folder that download_model.py made")
@@ -88,21 +101,64 @@ def check(folder: Path) -> ModelInfo | None:
         if size != expected and (expected is not None or size == 0):
             wanted = f"{expected:,}" if expected is not None else "some"
             raise ModelFolderError(f"{path} has {size:,} bytes instead of {wanted}: copy or make the folder again")
-    if info is None:
-        _check_weights(folder)
+    model = read_ir(folder)
+    weights = folder / "openvino_model.bin"
+    if weights.stat().st_size < model.weights_bytes:
+        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
     return info
 
 
+def read_ir(folder: Path) -> Ir:
+    """What the folder's IR says of itself.
+
+    Raises ModelFolderError where it is damaged, or stateless: without a key-value cache of its own it can't be served.
+    """
+    path = folder / "openvino_model.xml"
+    try:
+        model = ir.parse(path.read_bytes())
+    except OSError as error:
+        raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
+    if model is None:
+        raise ModelFolderError(f"{path} is damaged: copy or make the folder again")
+    if not model.stateful:
+        raise ModelFolderError(
+            f"{path} is a stateless model, which keeps no key-value cache and can't be served: export it anew with "
+            "download_model.py, or with optimum-cli's --task text-generation-with-past and no --disable-stateful"
+        )
+    return model
+
+
 def config_size(folder: Path, name: str) -> int:
-    """A size that the folder's config.json says the model has: `hidden_size`, `vocab_size`.
+    """A size that the folder's config.json says the model has, under the name that most have for it: `vocab_size`.
 
     Raises ModelFolderError if no such number stands there.
     """
-    path = folder / "config.json"
-    size = read_json(path).get(name)
-    if type(size) is not int or size < 1:
-        raise ModelFolderError(f"{path} is damaged (no {name} in it): copy or make the folder again")
+    size = _config_size(folder, name)
+    if size is None:
+        raise ModelFolderError(f"{folder / 'config.json'} is damaged (no {name} in it): copy or make the folder again")
     return size
+
+
+def context_length(folder: Path) -> int:
+    """How many tokens prompt and completion may have together, by config.json or, where a model has no positions to run
+    out of, by its tokenizer_config.json.
+
+    Raises ModelFolderError if neither says so.
+    """
+    size = _config_size(folder, "max_position_embeddings")
+    if size is None:
+        size = read_json(folder / "tokenizer_config.json").get("model_max_length")
+        if type(size) not in (int, float) or not 0 < size < NO_LENGTH:
+            raise ModelFolderError(
+                f"{folder} does not say how long a context its model has: put max_position_embeddings into config.json"
+            )
+    return int(size)
+
+
+def _config_size(folder: Path, name: str) -> int | None:
+    config = read_json(folder / "config.json")
+    sizes = (config.get(known) for known in (name, *SIZE_NAMES.get(name, ())))
+    return next((size for size in sizes if type(size) is int and size > 0), None)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -132,8 +188,8 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     by the next one and never by one that is still at work. With `replace` an existing folder is moved aside once the
     new one is complete and on the disk; a kill between the two renames is undone by the next run.
 
-    Raises ModelFolderError if `folder` exists and is not to be replaced, if it is a symlink to nothing, or if another
-    process is writing it.
+    Raises ModelFolderError if `folder` exists and is not to be replaced, or holds something else than a model, if it is
+    a symlink to nothing, or if another process is writing it.
     """
     if folder.is_symlink() and not folder.exists():
         raise ModelFolderError(f"{folder} is a symlink to nothing: remove it, or make the folder that it leads to")
@@ -148,12 +204,11 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 shutil.rmtree(leftover, ignore_errors=leftover != old)
             elif leftover.name != LOCK:
                 leftover.unlink()
-        if folder.exists() and not replace:
+        if folder.exists() and not (replace and _is_ours_to_replace(folder)):
             raise exists_error(folder)
         new.mkdir()
         yield new
         check(new)
-        _check_weights(new)
         for path in (*new.rglob("*"), new):
             _flush(path)
         try:
@@ -200,7 +255,9 @@ def is_complete(folder: Path) -> bool:
 
 
 def exists_error(folder: Path) -> ModelFolderError:
-    """The error for a folder that is there already: in words that differ where it is not a whole model."""
+    """The error for a folder that is there already: in words that differ where it is not a whole model, or none."""
+    if not _is_ours_to_replace(folder):
+        return ModelFolderError(f"{folder} exists and is no model folder: move it away, or choose another --output-dir")
     try:
         check(folder)
     except ModelFolderError as error:
@@ -216,16 +273,16 @@ def write_info(folder: Path, *, model: str, precision: str, source: str, package
     (folder / MODEL_INFO).write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
 
 
+def _is_ours_to_replace(folder: Path) -> bool:
+    """Whether it is empty or holds at least a part of an OpenVINO model, and so not a checkpoint or somebody's work."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or not names.isdisjoint((MODEL_INFO, "openvino_model.xml", "openvino_model.bin"))
+
+
 def _partial(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.partial"
-
-
-def _check_weights(folder: Path) -> None:
-    """Check that the weights reach as far as the IR refers to them."""
-    ir, weights = folder / "openvino_model.xml", folder / "openvino_model.bin"
-    constants = re.findall(rb'offset="(\d+)"[^>]* size="(\d+)"', ir.read_bytes())
-    if weights.stat().st_size < max((int(offset) + int(size) for offset, size in constants), default=0):
-        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
 
 
 @contextmanager

@@ -145,11 +145,6 @@ def test_a_slash_behind_a_models_name_changes_nothing(rest):
     assert rest("/v2/models/echo/ready/")[0] == 400
 
 
-def test_a_models_name_may_be_written_with_percent_signs(rest):
-    assert rest("/v2/models/e%63ho")[::2] == rest("/v2/models/echo")[::2]
-    assert rest("/v2/models/echo%2Fready")[0] == 404, "a slash in a name is no slash of the path"
-
-
 @pytest.mark.parametrize("path", ["/v3/models", "/v1/models"])
 def test_models_are_listed_as_openai_does(rest, path):
     before = time.time()

@@ -11,7 +11,12 @@ from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 
 WEIGHTS = b"\1" * 1000
-XML = b'<const offset="0" size="400"/><const element_type="f32" offset="400" shape="150" size="600"/>'
+XML = b"""<net>
+<layer id="0" name="a" type="Const"><data element_type="f32" shape="10, 10" offset="0" size="400" /></layer>
+<layer id="1" name="b" type="Const"><data element_type="f32" shape="150" offset="400" size="600" /></layer>
+<layer id="2" name="past" type="ReadValue"><data variable_id="past" /></layer>
+</net>
+"""
 
 
 def write_model(folder: Path, weights: bytes = WEIGHTS) -> None:
@@ -28,6 +33,18 @@ def folder(tmp_path: Path) -> Path:
     path.mkdir()
     write_model(path)
     return path
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_no_model_is_never_replaced(tmp_path: Path, replace: bool) -> None:
+    """A checkpoint that somebody has cloned under its own name, say."""
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match="is no model folder"), model_folder.staged(target, replace=replace):
+        pytest.fail("nothing may be started")
+    assert [path.name for path in target.iterdir()] == ["config.json"]
+    assert alone(target)
 
 
 def alone(folder: Path) -> bool:
@@ -73,6 +90,13 @@ def test_truncated_weights_are_found(folder: Path, with_info: bool) -> None:
         model_folder.check(folder)
 
 
+def test_stateless_model_is_named(folder: Path) -> None:
+    (folder / model_folder.MODEL_INFO).unlink()
+    (folder / "openvino_model.xml").write_bytes(XML.replace(b"ReadValue", b"Parameter"))
+    with pytest.raises(ModelFolderError, match=r"openvino_model\.xml is a stateless model.*can't be served"):
+        model_folder.check(folder)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"model": "m"}', '{"files": 3}', "\0"])
 def test_damaged_info_is_named(folder: Path, text: str) -> None:
     (folder / model_folder.MODEL_INFO).write_text(text)
@@ -85,6 +109,37 @@ def test_wrong_types_in_the_info_are_damage(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"files": ["openvino_model.bin"]}))
     with pytest.raises(ModelFolderError, match=r"model_info.json is damaged"):
         model_folder.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"max_position_embeddings": 2048, "n_ctx": 1}, 2048),
+        ({"n_positions": 1024}, 1024),
+        ({"max_seq_len": 4096}, 4096),
+        ({}, 512),
+        ({"max_position_embeddings": None}, 512),
+    ],
+)
+def test_context_length_goes_by_many_names(tmp_path: Path, config: dict, length: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    assert model_folder.context_length(tmp_path) == length
+
+
+@pytest.mark.parametrize("stated", ["{}", '{"model_max_length": 1e30}'])
+def test_model_without_a_context_length(tmp_path: Path, stated: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text(stated)
+    with pytest.raises(ModelFolderError, match="does not say how long a context"):
+        model_folder.context_length(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"vocab_size": null}', '{"vocab_size": "576"}', '{"vocab_size": 0}'])
+def test_damaged_configuration_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ModelFolderError, match=r"config\.json is damaged"):
+        model_folder.config_size(tmp_path, "vocab_size")
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -2,12 +2,30 @@
 
 import json
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 BYTES_PER_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+# Where a quantized checkpoint says so: nearly all, MLX, older compressed-tensors; then AutoGPTQ and AutoAWQ of old.
+_QUANTIZATION_KEYS = ("quantization_config", "quantization", "compression_config")
+QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
+# Tensors that no 16-bit checkpoint has: GPTQ and AWQ, compressed-tensors and FP8, bitsandbytes.
+_QUANTIZED_TENSOR = re.compile(
+    r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|SCB|absmax|quant_map|weight\.(absmax|quant_\w+)\b.*)$"
+)
 
 
 class CheckpointError(ValueError):
@@ -16,10 +34,27 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk: a folder in Hugging Face's format or one GGUF file, and where it came from."""
+    """A model on disk, and where it came from: a folder in Hugging Face's format, an OpenVINO model, or a GGUF file."""
 
     path: Path
     source: str
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it is an OpenVINO model already."""
+        return is_exported(self.path)
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder holds an OpenVINO model rather than a checkpoint."""
+    return (folder / "openvino_model.xml").exists()
+
+
+def from_folder(folder: Path) -> Checkpoint:
+    """A folder on the disk, with a checkpoint or an OpenVINO model in it."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: give the one that the checkpoint's files are in")
+    return Checkpoint(folder, str(folder.resolve()))
 
 
 def require_apart(source: Path, destination: Path) -> None:
@@ -32,37 +67,70 @@ def require_apart(source: Path, destination: Path) -> None:
         raise CheckpointError(f"{source} is where {destination} would be written: move it, or use --output-dir")
 
 
-def from_folder(folder: Path) -> Checkpoint:
-    """A checkpoint folder that is on disk already, checked as far as that takes no time.
-
-    Raises CheckpointError.
-    """
-    read_config(folder)
-    parameter_count(folder)
-    return Checkpoint(folder, str(folder.resolve()))
+def read_json(path: Path) -> dict:
+    """The JSON object that a file of a checkpoint holds. Raises CheckpointError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing: a checkpoint in Hugging Face's format, or an OpenVINO model, is needed"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object: fetch the checkpoint again")
+    return content
 
 
 def read_config(folder: Path) -> dict:
     """Read and vet config.json and tokenizer_config.json; return the former.
 
-    Raises CheckpointError if one is missing or damaged, or if it asks for code from the checkpoint to be run.
+    Raises CheckpointError if one is missing or damaged, if the folder holds an adapter alone or quantized weights, or
+    if its tokenizer asks for code from the checkpoint to be run.
     """
-    for name in ("tokenizer_config.json", "config.json"):
-        path = folder / name
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} is missing: a checkpoint in Hugging Face's format is needed") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{path} holds no JSON object: fetch the checkpoint again")
-        if "auto_map" in config:
-            raise CheckpointError(
-                f"{path} asks to run code that comes with the checkpoint (auto_map), which is never done: "
-                "use a checkpoint whose architecture transformers has built in"
-            )
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json) and no model: merge it into its base model, and take that"
+        )
+    tokenizer_config, config = (read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
+    _require_unquantized(folder, config)
+    if "auto_map" in tokenizer_config:
+        raise code_error(folder / "tokenizer_config.json")
     return config
+
+
+def code_error(path: Path) -> CheckpointError:
+    """The error for a file of a checkpoint that asks for code to be run."""
+    return CheckpointError(
+        f"{path} asks to run code that comes with the checkpoint (auto_map), which is never done: "
+        "use a checkpoint whose architecture transformers has built in"
+    )
+
+
+def _require_unquantized(folder: Path, config: dict) -> None:
+    for key in _QUANTIZATION_KEYS:
+        if found := config.get(key):
+            method = found.get("quant_method") if isinstance(found, dict) else None
+            raise _quantized_error(folder / "config.json", str(method or key))
+    for name in QUANTIZATION_FILES:
+        if (folder / name).exists():
+            raise _quantized_error(folder / name, "GPTQ or AWQ")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        _require_unquantized_names(index, _weight_map(index))
+
+
+def _require_unquantized_names(path: Path, names: Iterable[str]) -> None:
+    for name in sorted(names):
+        if _QUANTIZED_TENSOR.search(name):
+            raise _quantized_error(path, name)
+
+
+def _quantized_error(path: Path, sign: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} says that the weights are quantized ({sign}), and such weights are not read: take the model's 16-bit "
+        "original, and compress_model.py for fewer bits"
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -73,11 +141,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            paths = sorted({folder / name for name in weight_map.values()})
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{index} is damaged: fetch the checkpoint again") from error
+        paths = sorted({folder / name for name in _weight_map(index).values()})
     else:
         paths = [folder / "model.safetensors"]
     for path in paths:
@@ -89,10 +153,20 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if all(isinstance(name, str) for name in weight_map.values()):
+            return weight_map
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        pass
+    raise CheckpointError(f"{index} is damaged: fetch the checkpoint again")
+
+
 def parameter_count(checkpoint: Path) -> int:
     """The number of parameters in a checkpoint, from the headers of its weight files alone.
 
-    Raises CheckpointError if a file is truncated or is not what its name says.
+    Raises CheckpointError if a file is truncated, is not what its name says, or holds quantized weights.
     """
     if checkpoint.suffix == ".gguf":
         from gguf import GGUFReader  # brings numpy and tqdm: only where there is work
@@ -102,7 +176,13 @@ def parameter_count(checkpoint: Path) -> int:
     for path in weight_files(checkpoint):
         try:
             with safe_open(path, framework="np") as weights:
-                count += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+                names = list(weights.keys())
+                types = {name: weights.get_slice(name).get_dtype() for name in names if name.endswith(".weight")}
+                count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged or truncated ({error}): fetch the checkpoint again") from error
+        _require_unquantized_names(path, names)
+        for name, element_type in types.items():
+            if element_type not in _FLOATS:
+                raise _quantized_error(path, f"{name} is {element_type}")
     return count

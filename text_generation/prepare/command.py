@@ -79,5 +79,6 @@ def _quiet_libraries() -> None:
         logger.setLevel(logging.ERROR)
         # nncf sets its own level when it is imported
         logger.addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger().addHandler(logging.NullHandler())  # some log to the root, which would print it
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")

@@ -1,47 +1,32 @@
 """Checkpoint -> model folder: an OpenVINO IR of a stateful model in FP32, with all that is needed to serve it."""
 
-import shutil
-from importlib.metadata import version
+import re
 from pathlib import Path
 
 import torch
 from optimum.exporters.openvino import export_from_model
-from optimum.exporters.openvino.convert import export_tokenizer
 from safetensors import safe_open
 from tqdm import tqdm
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from text_generation.errors import first_line
-from text_generation.prepare import gguf_tokenizer
-from text_generation.prepare.checkpoint import CheckpointError, parameter_count, read_config, weight_files
+from text_generation.prepare.checkpoint import CheckpointError, parameter_count, weight_files
 from text_generation.prepare.machine import MachineError, available_memory, gigabytes, is_failed_write, require_disk
 from text_generation.prepare.progress import growth
 
 TASK = "text-generation-with-past"
+# Buffers that older checkpoints carry, and that models compute by themselves.
+_COMPUTED = re.compile(r"(\.rotary_emb\.(inv_freq|cos_cached|sin_cached)|\.masked_bias|position_ids)$")
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch")
 
 
-def package_releases() -> dict[str, str]:
-    """The releases of the packages that make an exported folder what it is."""
-    return {package: version(package) for package in PACKAGES}
-
-
-def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: str) -> None:
-    """Export a checkpoint (a folder with safetensors, or a GGUF file) into an existing `folder`.
+def export_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Export the model of a checkpoint (a folder with safetensors, or a GGUF file) into an existing `folder`.
 
     The weights become FP32 while they are loaded and the IR shares their memory, so that the peak is little more than
     one copy of them. Raises CheckpointError if the checkpoint cannot be exported and MachineError if the machine is
     too small.
     """
-    if checkpoint.suffix != ".gguf":
-        read_config(checkpoint)
     size = 4 * parameter_count(checkpoint)
     require_disk([(folder, size)])
     if available_memory() < size:
@@ -49,27 +34,22 @@ def export_checkpoint(checkpoint: Path, folder: Path, fallback_chat_template: st
             f"too little memory: the FP32 weights alone take {gigabytes(size)} and {gigabytes(available_memory())} are "
             "free; export on a larger machine and copy the folder"
         )
+    published = _read_generation_config(checkpoint)
     try:
-        tokenizer = _load_tokenizer(checkpoint)
-        tokenizer.chat_template = tokenizer.chat_template or fallback_chat_template
         model = _load_model(checkpoint)
         with growth(folder / "openvino_model.bin", "Exporting", size):
-            export_from_model(model, folder, task=TASK, stateful=True, preprocessors=[tokenizer])
-        if (checkpoint / "generation_config.json").exists():
-            shutil.copyfile(checkpoint / "generation_config.json", folder / "generation_config.json")
-        export_tokenizer(tokenizer, folder, task=TASK)
-        if not (folder / "openvino_detokenizer.bin").exists():  # Optimum leaves it at a line in a log
-            raise ValueError("its tokenizer has no counterpart in OpenVINO")
+            export_from_model(model, folder, task=TASK, stateful=True)
     except Exception as error:  # three libraries stand behind this, each with errors of its own
-        if isinstance(error, MemoryError) or is_failed_write(error):
+        if isinstance(error, CheckpointError | MemoryError) or is_failed_write(error):
             raise
         raise CheckpointError(f"{checkpoint} cannot be exported: {first_line(error)}") from error
+    if published is not None:
+        (folder / "generation_config.json").write_bytes(published)
 
 
-def _load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    if checkpoint.suffix == ".gguf":
-        return gguf_tokenizer.from_gguf(checkpoint)
-    return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+def _read_generation_config(checkpoint: Path) -> bytes | None:
+    path = checkpoint / "generation_config.json"
+    return path.read_bytes() if path.exists() else None
 
 
 def _load_model(checkpoint: Path) -> PreTrainedModel:
@@ -91,8 +71,22 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
         trust_remote_code=False,
     )
     if loaded["missing_keys"]:  # these would be random numbers
-        raise ValueError(f"it lacks the weights {', '.join(sorted(loaded['missing_keys']))}")
+        raise CheckpointError(f"{checkpoint} lacks the weights {_names(loaded['missing_keys'])}: fetch it again")
+    homeless = {name for name in loaded["unexpected_keys"] if not _COMPUTED.search(name)}
+    if homeless:
+        adapter = any("lora_" in name for name in homeless)
+        raise CheckpointError(
+            f"{checkpoint} holds weights that its architecture, as its config.json describes it, has no place for: "
+            f"{_names(homeless)}; "
+            + ("merge the adapter into the model first" if adapter else "take a checkpoint whose config.json fits it")
+        )
     return model
+
+
+def _names(weights: set[str]) -> str:
+    """A few of them, and how many there are."""
+    shown = sorted(weights)[:3]
+    return ", ".join(shown) + (f" and {len(weights) - len(shown)} more" if len(weights) > len(shown) else "")
 
 
 def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

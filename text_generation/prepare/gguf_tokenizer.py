@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 
-def from_gguf(path: Path) -> PreTrainedTokenizerFast:
+def from_gguf(path: Path, fallback_template: str | None = None) -> PreTrainedTokenizerFast:
     """Build the tokenizer that the model in the GGUF file was trained with.
 
     Raises ValueError if the file's tokenizer is not a byte-level BPE split the way SmolLM's is.
@@ -48,7 +48,7 @@ def from_gguf(path: Path) -> PreTrainedTokenizerFast:
         eos_token=tokens[field("ggml.eos_token_id")],
         pad_token=tokens[field("ggml.padding_token_id")],
         unk_token=tokens[field("ggml.unknown_token_id")],
-        chat_template=field("chat_template"),
+        chat_template=field("chat_template") or fallback_template,
         model_max_length=fields["llama.context_length"].contents(),
         clean_up_tokenization_spaces=False,
     )

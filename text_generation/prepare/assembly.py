@@ -1,0 +1,58 @@
+"""A model folder, put together from what was found: first all that is small and tells what it is, then the weights."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from text_generation import model_folder
+from text_generation.model_folder import ModelFolderError
+from text_generation.prepare import ready_made, tokenizer
+from text_generation.prepare.checkpoint import Checkpoint, CheckpointError, is_exported, read_config, read_json
+from text_generation.prepare.models import Model
+
+
+def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
+    """Take everything but the weights from a checkpoint, or from an OpenVINO model, into an existing `folder`.
+
+    This is where a checkpoint that can't be served is told apart, before its weights are downloaded or loaded; `source`
+    need not have them yet. `model` is the listed model that it is meant to be. Returns what one should know of the
+    model, in sentences. Raises CheckpointError and ModelFolderError.
+    """
+    template = model.chat_template() if model else None
+    if source.suffix == ".gguf":  # one file, with all that is known in it
+        from text_generation.prepare import gguf_tokenizer
+
+        gguf_tokenizer.from_gguf(source, template).save_pretrained(folder)
+        return []
+    try:
+        if is_exported(source):
+            ready_made.take(source, folder, template)
+        else:
+            read_config(source)
+            from text_generation.prepare import architecture
+
+            architecture.require_servable(source).save_pretrained(folder)
+            tokenizer.take(source, folder, template)
+        return tokenizer.check_chat(folder)
+    except ModelFolderError as error:  # which is what `source` is to become, and nobody has seen yet
+        raise CheckpointError(str(error).replace(str(folder), str(source))) from error
+
+
+def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str, dict[str, str]]:
+    """Bring the weights, and what is made from the rest, into the folder after `describe`.
+
+    Returns the model's precision and the releases of the packages that made it. Raises CheckpointError,
+    ModelFolderError and MachineError.
+    """
+    if checkpoint.is_exported:
+        ready_made.copy_weights(checkpoint.path, folder)
+        found = model_folder.read_ir(folder)
+        return found.precision, {"openvino": found.release} if found.release else {}
+    from text_generation.prepare import export
+
+    export.export_checkpoint(checkpoint.path, folder)
+    if model and model.sampling and not (checkpoint.path / "generation_config.json").exists():
+        path = folder / "generation_config.json"
+        path.write_text(json.dumps(read_json(path) | model.sampling, indent=2) + "\n", encoding="utf-8")
+    tokenizer.write_openvino_tokenizer(folder)
+    return "FP32", {package: version(package) for package in export.PACKAGES}

@@ -1,0 +1,72 @@
+"""An OpenVINO model that somebody has exported already -> model folder, without torch and without the FP32 weights."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from text_generation import model_folder
+from text_generation.prepare import tokenizer
+from text_generation.prepare.checkpoint import CheckpointError, read_json
+from text_generation.prepare.machine import require_disk
+from text_generation.prepare.progress import growth
+
+MODEL = "openvino_model.xml"
+WEIGHTS = "openvino_model.bin"
+TOKENIZER_MODELS = tuple(f"openvino_{kind}.{part}" for kind in ("tokenizer", "detokenizer") for part in ("xml", "bin"))
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+_CONVERT = """
+import sys
+from pathlib import Path
+sys.modules["torch"] = None
+from text_generation.prepare import command, tokenizer
+command.run(lambda: tokenizer.write_openvino_tokenizer(Path(sys.argv[1])))
+"""
+
+
+def take(source: Path, folder: Path, fallback_template: str | None) -> None:
+    """Copy all that the model folder needs from `source`, but for the weights.
+
+    What an exporter may have left out, end tokens in generation_config.json and the tokenizer as an OpenVINO model, is
+    made from the rest. Raises CheckpointError, or ModelFolderError where the model keeps no key-value cache.
+    """
+    model_folder.read_ir(source)
+    config = read_json(source / "config.json")
+    tokenizer.take(source, folder, fallback_template)
+    for name in (MODEL, "config.json", "generation_config.json", *TOKENIZER_MODELS):
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+    if not (folder / "generation_config.json").exists():
+        token_ids = {name: config[name] for name in TOKEN_IDS if config.get(name) is not None}
+        (folder / "generation_config.json").write_text(json.dumps(token_ids, indent=2) + "\n", encoding="utf-8")
+    if not all((folder / name).exists() for name in TOKENIZER_MODELS):
+        _convert_tokenizer(folder)
+
+
+def copy_weights(source: Path, folder: Path) -> None:
+    """Copy the weights, after `take`.
+
+    Raises CheckpointError where they are missing, and MachineError where there is too little disk.
+    """
+    if not (source / WEIGHTS).exists():
+        raise CheckpointError(f"{source / WEIGHTS} is missing: fetch the OpenVINO model again")
+    size = (source / WEIGHTS).stat().st_size
+    require_disk([(folder, size)])
+    with growth(folder / WEIGHTS, "Copying", size):
+        shutil.copyfile(source / WEIGHTS, folder / WEIGHTS)
+
+
+def _convert_tokenizer(folder: Path) -> None:
+    """Make the tokenizer as an OpenVINO model, in a process of its own where transformers finds no torch to import."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _CONVERT, str(folder.resolve())],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise CheckpointError(done.stderr.strip().rpartition("\n")[2].removeprefix("error: "))
