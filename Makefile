@@ -30,7 +30,7 @@ demo: $(VENV)/installed  ## the whole demo: download, compress, serve and ask a 
 	./demo.sh
 
 .PHONY: serve
-serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|stream PORT=9000 REST_PORT=8000
+serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|stream|chat|all PORT=9000 REST_PORT=8000
 	MODEL_PATH=$(MODEL) exec $(BIN)/python -m ovms_local --config_path servable_$(SERVABLE)/config.json \
 	    --port $(or $(PORT),9000) --rest_port $(or $(REST_PORT),8000)
 
@@ -39,7 +39,7 @@ python_image:  ## build openvino/model_server:py (BASE_IMAGE=)
 	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag openvino/model_server:py .
 
 .PHONY: up
-up:  ## both servables on this machine with compose (PROFILE=cpu|gpu; variables in deploy/README.md)
+up:  ## all servables in one server with compose (PROFILE=cpu|gpu; variables in deploy/README.md)
 	RENDER_GROUP=$${RENDER_GROUP:-$$(stat -c %g /dev/dri/render* 2>/dev/null | head -1 || true)} \
 	    docker compose --profile $(PROFILE) up --detach --wait
 

@@ -17,6 +17,7 @@ FORBIDDEN = {
     **{client: ["text_generation", "ovms_local", "pyovms"] for client in CLIENTS},
     "servable_unary": ["ovms_local", "text_generation.prepare"],
     "servable_stream": ["ovms_local", "text_generation.prepare"],
+    "servable_all": ["ovms_local", "text_generation"],
     "servable_chat": ["ovms_local", "text_generation.prepare"],
 }
 

@@ -82,12 +82,16 @@ def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
 
 
 def stream(server: RunningServer, request: dict[str, Any] | str) -> list[tuple[str, Any]]:
-    """Name and value of each output of the streaming graph, up to its end signal."""
+    return outputs_of(server, "chat_stream", as_input(request))
+
+
+def outputs_of(server: RunningServer, graph: str, inputs: list[InferInput]) -> list[tuple[str, Any]]:
+    """Name and value of each output of a streaming graph, up to its end signal."""
     results: SimpleQueue = SimpleQueue()
     outputs = []
     with InferenceServerClient(server.grpc_url) as client:
         client.start_stream(lambda result, error: results.put(error or result))
-        client.async_stream_infer("chat_stream", as_input(request))
+        client.async_stream_infer(graph, inputs)
         while not outputs or outputs[-1][0] != "end_signal":
             result = results.get(timeout=60)
             [output] = result.get_response().outputs
@@ -292,31 +296,24 @@ def test_a_refusal_is_one_line_in_the_log(client, server):
     assert any("request refused: foo: there is no such field" in line for line in lines)
 
 
-def test_all_graphs_of_a_process_share_one_model(int8_model, tmp_path):
-    """Chat, chat_stream and python_model twice: the weights are there once, and all answer."""
-    graphs = [
-        ("python_model", ROOT / "servable_unary", "graph.pbtxt"),
-        ("python_model_2", ROOT / "servable_unary", "graph.pbtxt"),
-        ("chat", ROOT / "servable_chat", "chat.pbtxt"),
-        ("chat_stream", ROOT / "servable_chat", "chat_stream.pbtxt"),
-    ]
-    entries = [{"name": name, "base_path": str(folder), "graph_path": graph} for name, folder, graph in graphs]
-    (tmp_path / "config.json").write_text(json.dumps({"model_config_list": [], "mediapipe_config_list": entries}))
+def test_all_servables_of_a_process_share_one_model(int8_model):
+    """The weights are there once, and each graph answers."""
     env = {"MODEL_PATH": str(int8_model), "MAX_NEW_TOKENS": "20", "TEMPERATURE": "0"}
-    with serve(tmp_path, env=env) as server:
+    with serve(ROOT / "servable_unary", env=env) as server:
+        alone = resident_bytes(server.process.pid)
+    with serve(ROOT / "servable_all", env=env) as server:
+        assert resident_bytes(server.process.pid) < alone + (int8_model / "openvino_model.bin").stat().st_size / 2
         assert server.log.count("is ready (ENGINE=") == 1
+        question = InferInput("pre_prompt", [1], "BYTES")
+        question.set_data_from_numpy(np.array([CAPITAL.encode()], dtype=np.object_))
         with InferenceServerClient(server.grpc_url) as client:
-            assert ask(client, conversation(CAPITAL))["completion_tokens"] > 0
-            for name in ("python_model", "python_model_2"):
-                tensor = InferInput("pre_prompt", [1], "BYTES")
-                tensor.set_data_from_numpy(np.array([CAPITAL.encode()], dtype=np.object_))
-                assert client.infer(name, [tensor]).as_numpy("token_count")[0] > 0
-        assert joined(stream(server, conversation(CAPITAL)))["completion_tokens"] > 0
-        weights = (int8_model / "openvino_model.bin").stat().st_size
-        assert mapped_or_held(server.process.pid) < 2 * weights + 1.2e9
+            assert "Paris" in ask(client, conversation(CAPITAL))["completion"]
+            assert client.infer("python_model", [question]).as_numpy("token_count")[0] > 0
+        assert "Paris" in joined(stream(server, conversation(CAPITAL)))["completion"]
+        assert any(name == "token_count" for name, _ in outputs_of(server, "python_model_stream", [question]))
 
 
-def mapped_or_held(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     """Bytes that a process has in memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.split("VmRSS:")[1].split()[0])

@@ -1,4 +1,4 @@
-"""compose.yaml: the compose specification's schema, and what a user relies on in the two servables' services."""
+"""compose.yaml: the compose specification's schema, and what a user relies on in the server of all servables."""
 
 import os
 import re
@@ -42,33 +42,35 @@ def test_service_is_confined_and_watched(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert all(volume.endswith(":ro") for volume in service["volumes"])
-    assert {volume.rsplit(":", 2)[1] for volume in service["volumes"]} == {"/workspace", "/model"}
+    inside = {volume.rsplit(":", 2)[1] for volume in service["volumes"]}
+    assert inside == {"/model", *(f"/workspace/servable_{name}" for name in ("all", "unary", "stream", "chat"))}
     assert service["mem_limit"]
     assert service["restart"] == "unless-stopped"
     assert service["cap_drop"] == ["ALL"]
-    assert service["healthcheck"]["test"][-2:] == ["/opt/text_generation/deploy/image/probe.py", "python_model"]
+    assert service["healthcheck"]["test"][-2:] == ["/opt/text_generation/deploy/image/probe.py", "chat_stream"]
     assert all("127.0.0.1" in port for port in service["ports"])
 
 
 def test_the_gpu_is_a_profile_of_its_own() -> None:
-    for name in ("unary", "stream"):
-        cpu, gpu = SERVICES[name], SERVICES[f"{name}-gpu"]
-        assert cpu["profiles"] == ["cpu"]
-        assert gpu["profiles"] == ["gpu"]
-        assert "devices" not in cpu
-        assert gpu["devices"] == ["/dev/dri:/dev/dri"]
-        assert gpu["group_add"]
-        assert gpu["environment"] == {**cpu["environment"], "DEVICE": "GPU"}
-        assert gpu["volumes"] == cpu["volumes"]
-        assert gpu["ports"] == cpu["ports"]
-        assert gpu["build"]["args"]["BASE_IMAGE"].endswith(":latest-gpu"), "the base that has the drivers"
-        assert with_defaults(gpu["image"]) != with_defaults(cpu["image"]), "one would be taken for the other"
+    cpu, gpu = SERVICES["server"], SERVICES["server-gpu"]
+    assert cpu["profiles"] == ["cpu"]
+    assert gpu["profiles"] == ["gpu"]
+    assert "devices" not in cpu
+    assert gpu["devices"] == ["/dev/dri:/dev/dri"]
+    assert gpu["group_add"]
+    assert gpu["environment"] == {**cpu["environment"], "DEVICE": "GPU"}
+    assert gpu["volumes"] == cpu["volumes"]
+    assert gpu["ports"] == cpu["ports"]
+    assert gpu["build"]["args"]["BASE_IMAGE"].endswith(":latest-gpu"), "the base that has the drivers"
+    assert with_defaults(gpu["image"]) != with_defaults(cpu["image"]), "one would be taken for the other"
 
 
-def test_the_two_servables_do_not_share_a_port() -> None:
-    ports = [with_defaults(port) for name in ("unary", "stream") for port in SERVICES[name]["ports"]]
-    published = [port.split(":")[-2] for port in ports]
-    assert sorted(published) == ["8000", "8001", "9000", "9001"]
+def test_the_stream_graph_of_all_servables_is_the_stream_servables_own() -> None:
+    one, other = (
+        [line for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")]
+        for path in ("servable_stream/graph.pbtxt", "servable_all/stream.pbtxt")
+    )
+    assert [line.replace("stream_model.py", "model.py") for line in other] == one
 
 
 def test_down_waits_for_running_answers(tmp_path: Path) -> None:

@@ -34,6 +34,20 @@ CURL_BODY = """{"inputs":[{"name" : "pre_prompt", "shape" : [1], "datatype" : "B
                             "data" : ["What is the theory of relativity?"]}]}"""
 
 
+CHAT_BODY = json.dumps(
+    {
+        "inputs": [
+            {
+                "name": "request",
+                "shape": [1],
+                "datatype": "BYTES",
+                "data": [
+                    '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}'
+                ],
+            }
+        ]
+    }
+)
 ENTRY_POINT = json.loads(re.search(r"^ENTRYPOINT (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1])
 
 
@@ -181,17 +195,24 @@ def test_stream(image: Image, tmp_path: Path, int8_model: Path) -> None:
 
 
 def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8_model: Path) -> None:
-    unary = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["unary"]
-    health_check = unary["healthcheck"]["test"][1:]
+    """One server with all servables; of the repository, which lies at /workspace here, compose mounts their folders."""
+    server = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["server"]
+    health_check = server["healthcheck"]["test"][1:]
     # a user that /etc/passwd does not know, as with `docker run --user` and on OpenShift, needs a HOME
     somebody = {"env": {"HOME": "/tmp", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}, "uid": 12345}
-    with docker_run(image, tmp_path, ("servable_unary", int8_model), *unary["command"], **somebody) as container:
+    with docker_run(image, tmp_path, (".", int8_model), *server["command"], **somebody) as container:
         curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data", CURL_BODY]
         answer = container.from_host(*curl, "localhost:8000/v2/models/python_model/infer")
         outputs = {output["name"]: output for output in json.loads(answer.stdout)["outputs"]}
         assert outputs["completion"]["datatype"] == "BYTES"
         assert outputs["completion"]["data"][0]
         assert 0 < outputs["token_count"]["data"][0] <= 24
+
+        chat = ["curl", "--silent", "--data", CHAT_BODY, "localhost:8000/v2/models/chat/infer"]
+        outputs = {
+            output["name"]: output["data"] for output in json.loads(container.from_host(*chat).stdout)["outputs"]
+        }
+        assert "Paris" in outputs["completion"][0]
 
         assert container.execute(*health_check).returncode == 0
         assert container.execute(*health_check[:-1]).returncode == 0

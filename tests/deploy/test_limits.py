@@ -60,7 +60,7 @@ def test_requests_within_the_servables_limits_reach_it(name: str) -> None:
 @pytest.mark.slow
 def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(tmp_path: Path) -> None:
     """As many calls as a servable admits, over one connection, with the flags that every deployment has."""
-    arguments, environment = DEPLOYMENTS["compose unary"]
+    arguments, environment = DEPLOYMENTS["compose server"]
     flags = arguments[arguments.index("--metrics_enable") :]
     count = environment["MAX_CONCURRENT_REQUESTS"] + environment["MAX_QUEUED_REQUESTS"]
     gate, answers = tmp_path / "gate", queue.Queue()
@@ -80,6 +80,6 @@ def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(
 
 
 def test_readme_names_the_same_limits() -> None:
-    arguments, _ = DEPLOYMENTS["compose unary"]
+    arguments, _ = DEPLOYMENTS["compose server"]
     limits = " ".join(arguments[arguments.index("--rest_workers") :])
     assert limits in " ".join((ROOT / "README.md").read_text().replace("\\\n", " ").split())
