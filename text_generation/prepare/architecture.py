@@ -1,12 +1,18 @@
 """Which checkpoints can become a model that answers, by their config.json alone."""
 
+from importlib.metadata import version
 from pathlib import Path
 
+from packaging.version import Version
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from text_generation.errors import first_line
 from text_generation.model_folder import context_length
 from text_generation.prepare.checkpoint import CheckpointError, code_error, read_json
+
+# Optimum 2.1.0 exports these with transformers up to 5.0 only; with the pinned release it does so rightly, by the tests
+# of architectures.
+_GEMMA = ("Gemma2OpenVINOConfig", "Gemma3TextOpenVINOConfig")
 
 
 def require_servable(checkpoint: Path) -> PretrainedConfig:
@@ -37,7 +43,7 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
         reason = "is not made to continue a text"
     elif config.model_type in SSM_MODELS:
         reason = "keeps another state than a key-value cache"
-    elif "text-generation-with-past" not in _exported_tasks(config.model_type):
+    elif not is_exportable(config.model_type):
         reason = "can't be exported by Optimum"
     if reason:
         name = ", ".join(stated.get("architectures") or [config.model_type])
@@ -53,12 +59,21 @@ def _generates(architectures: list[str] | None, causal: str) -> bool:
     )
 
 
-def _exported_tasks(model_type: str) -> list[str]:
-    import optimum.exporters.openvino.model_configs  # noqa: F401  registers what Optimum can export
+def is_exportable(model_type: str) -> bool:
+    """Whether Optimum exports the architecture as a language model with a key-value cache, with this transformers."""
+    from optimum.exporters.openvino import model_configs
     from optimum.exporters.tasks import TasksManager
 
+    for name in _GEMMA:
+        getattr(model_configs, name).MAX_TRANSFORMERS_VERSION = version("transformers")
     try:
-        tasks = TasksManager.get_supported_tasks_for_model_type(model_type, "openvino", library_name="transformers")
-    except KeyError:
-        return []
-    return list(tasks)
+        constructor = TasksManager.get_exporter_config_constructor(
+            "openvino", model_type=model_type, task="text-generation-with-past", library_name="transformers"
+        )
+    except (KeyError, ValueError):
+        return False
+    limits = constructor.func
+    oldest = getattr(limits, "MIN_TRANSFORMERS_VERSION", None)
+    newest = getattr(limits, "MAX_TRANSFORMERS_VERSION", None)
+    running = Version(version("transformers"))
+    return (oldest is None or Version(str(oldest)) <= running) and (newest is None or running <= Version(str(newest)))

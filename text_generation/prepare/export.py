@@ -38,7 +38,8 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> None:
     try:
         model = _load_model(checkpoint)
         with growth(folder / "openvino_model.bin", "Exporting", size):
-            export_from_model(model, folder, task=TASK, stateful=True)
+            # None for preprocessors would have Optimum look for them at the Hub.
+            export_from_model(model, folder, task=TASK, stateful=True, preprocessors=[])
     except Exception as error:  # three libraries stand behind this, each with errors of its own
         if isinstance(error, CheckpointError | MemoryError) or is_failed_write(error):
             raise
@@ -68,8 +69,14 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
         state_dict=_load_fp32_weights(checkpoint),
         dtype=torch.float32,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named below
         trust_remote_code=False,
     )
+    if loaded["mismatched_keys"]:
+        raise CheckpointError(
+            f"{checkpoint} holds weights of other sizes than its config.json says: "
+            f"{_names({name for name, *_ in loaded['mismatched_keys']})}; take a checkpoint whose parts belong together"
+        )
     if loaded["missing_keys"]:  # these would be random numbers
         raise CheckpointError(f"{checkpoint} lacks the weights {_names(loaded['missing_keys'])}: fetch it again")
     homeless = {name for name in loaded["unexpected_keys"] if not _COMPUTED.search(name)}

@@ -39,6 +39,7 @@ def test_servable(tmp_path: Path, model_type: str) -> None:
         ("mamba", "keeps another state than a key-value cache"),
         ("qwen3_next", "keeps another state than a key-value cache"),
         ("gemma3", "can't be exported by Optimum"),
+        ("deepseek_v3", "can't be exported by Optimum"),
         ("rwkv", "can't be exported by Optimum"),
         ("invented", "describes no model that transformers knows"),
     ],
@@ -88,15 +89,17 @@ def test_code_that_would_be_needed_is_refused(tmp_path: Path, model_type: str, c
 
 def test_sizes_go_by_all_names_that_transformers_knows() -> None:
     """The names that a model folder's config.json is read with, against the attribute maps of what can be exported."""
-    import optimum.exporters.openvino.model_configs  # noqa: F401
     from optimum.exporters.openvino.utils import SSM_MODELS
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from text_generation.model_folder import SIZE_NAMES
 
     for model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        exported = "text-generation-with-past" in architecture._exported_tasks(model_type)
-        if not exported or model_type in SSM_MODELS or CONFIG_MAPPING[model_type]().is_encoder_decoder:
+        if (
+            not architecture.is_exportable(model_type)
+            or model_type in SSM_MODELS
+            or CONFIG_MAPPING[model_type]().is_encoder_decoder
+        ):
             continue
         for name, own in CONFIG_MAPPING[model_type].attribute_map.items():
             if name in SIZE_NAMES:

@@ -79,6 +79,7 @@ class TestWeightsWithoutAPlace:
             ),
             ({"model.layers.0.self_attn.q_norm.weight": (16,)}, r"no place for: \S*q_norm\.weight;"),
             ({"score.weight": (1, 64)}, r"no place for: score\.weight;"),
+            ({"model.norm.weight": (32,)}, r"weights of other sizes than its config\.json says: model\.norm\.weight;"),
             ({"model.layers.2.input_layernorm.weight": (64,)}, r"no place for: model\.layers\.2\."),
         ],
     )
