@@ -36,43 +36,40 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise ValueError(f"the schema has {size:,} bytes, but may have {MAX_BYTES:,}")
     definitions = schema.get("$defs", {})
-    if not isinstance(definitions, dict):
-        raise ValueError("$defs must be an object of schemas")
-    for count, (path, node, depth) in enumerate(_nodes("schema", schema, 0), start=1):
+    waiting, count = [("schema", schema, 0)], 0
+    while waiting:
+        path, node, depth = waiting.pop()
+        count += 1
         if count > MAX_NODES:
             raise ValueError(f"the schema has more than {MAX_NODES} parts")
         if depth > MAX_DEPTH:
             raise ValueError(f"{path} is nested deeper than {MAX_DEPTH}")
+        if node is True or (node is False and path.endswith(".additionalProperties")):
+            continue
+        if not isinstance(node, dict):
+            raise ValueError(f"{path} must be a schema that something fits: an object, or true")
+        waiting += [(f"{path}.{step}", child, depth + 1) for step, child in _children(path, node)]
         _check_node(path, node, definitions)
     return schema
 
 
-def _nodes(path: str, node: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
-    """A schema and all schemas in it, with their paths and depths."""
-    yield path, node, depth
-    if not isinstance(node, dict):
-        return
+def _children(path: str, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas in a schema, with the steps that lead to them."""
     for keyword in ("properties", "$defs"):
         children = node.get(keyword, {})
         if not isinstance(children, dict):
             raise ValueError(f"{path}.{keyword} must be an object of schemas")
-        for name, child in children.items():
-            yield from _nodes(f"{path}.{keyword}.{name}", child, depth + 1)
+        yield from ((f"{keyword}.{name}", child) for name, child in children.items())
     for keyword in ("items", "additionalProperties"):
         if keyword in node:
-            yield from _nodes(f"{path}.{keyword}", node[keyword], depth + 1)
-    alternatives = node.get("anyOf", [])
-    if not isinstance(alternatives, list) or ("anyOf" in node and not alternatives):
-        raise ValueError(f"{path}.anyOf must be a list of schemas")
-    for index, child in enumerate(alternatives):
-        yield from _nodes(f"{path}.anyOf.{index}", child, depth + 1)
+            yield keyword, node[keyword]
+    if "anyOf" in node:
+        if not (isinstance(node["anyOf"], list) and node["anyOf"]):
+            raise ValueError(f"{path}.anyOf must be a list of schemas")
+        yield from ((f"anyOf.{index}", child) for index, child in enumerate(node["anyOf"]))
 
 
-def _check_node(path: str, node: Any, definitions: dict[str, Any]) -> None:
-    if node is True or (node is False and path.endswith(".additionalProperties")):
-        return
-    if not isinstance(node, dict):
-        raise ValueError(f"{path} must be a schema that something fits: an object, or true")
+def _check_node(path: str, node: dict[str, Any], definitions: dict[str, Any]) -> None:
     if unknown := sorted(set(node) - _KEYWORDS):
         raise ValueError(f"{path}.{unknown[0]} is not supported: use {', '.join(sorted(_KEYWORDS - _NOTES))}")
     _check_type(path, node)

@@ -84,6 +84,27 @@ class ChatRequest(SamplingParams):
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
 
 
+def request_schema() -> dict[str, Any]:
+    """The JSON schema of a request, without defaults, since these are the server's and the model's."""
+    return _plain(ChatRequest.model_json_schema())
+
+
+def _plain(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_plain(member) for member in schema]
+    if not isinstance(schema, dict):
+        return schema
+    match schema:
+        case {"anyOf": [{**only}, {"type": "null"}]}:  # null stands for what is not given
+            return _plain(only)
+    # A property may be called `title` or `description` too; those are schemas, not texts.
+    return {
+        name: _plain(member)
+        for name, member in schema.items()
+        if name not in ("title", "default") or isinstance(member, dict)
+    }
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from text_generation.serve.json_schema import check_schema
 
@@ -24,6 +24,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="The same seed and reque
 # Each costs a comparison for every token, and text that may still become one is held back.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 256
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+
+
+_STOP_STRING_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
 
 
 def _stop_strings(given: Any) -> Any:
@@ -81,7 +84,7 @@ class SamplingParams(BaseModel):
     min_p: MinP = 0.0
     repetition_penalty: RepetitionPenalty = 1.1
     presence_penalty: Annotated[
-        Penalty, Field(description="Taken from the logits of tokens that the completion has already.")
+        Penalty, Field(description="Taken from the logits of tokens that the completion already has.")
     ] = 0.0
     frequency_penalty: Annotated[
         Penalty, Field(description="Taken from them once for each time that the completion has the token.")
@@ -90,7 +93,16 @@ class SamplingParams(BaseModel):
     stop: Annotated[
         tuple[StopString, ...],
         BeforeValidator(_stop_strings),
-        Field(max_length=MAX_STOP_STRINGS, description="The completion ends before the first of these strings."),
+        Field(max_length=MAX_STOP_STRINGS),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    _STOP_STRING_SCHEMA,
+                    {"type": "array", "items": _STOP_STRING_SCHEMA, "maxItems": MAX_STOP_STRINGS},
+                ],
+                "description": "The completion ends before the first of these strings.",
+            }
+        ),
     ] = ()
     logprobs: Annotated[bool, Field(description="Return the log-probability of each token of the completion.")] = False
     response_format: Annotated[ResponseFormat, Field(description="ENGINE=genai only.")] | None = None

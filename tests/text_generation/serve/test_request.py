@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text_generation.errors import RequestError
+from text_generation.serve.json_schema import MAX_DEPTH, MAX_NODES, check_schema
+from text_generation.serve.request import ChatRequest, request_schema
+from text_generation.serve.sampling import SamplingParams
+
+README = Path(__file__).parents[3] / "README.md"
+HI = [{"role": "user", "content": "Hi"}]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def parse(**fields: object) -> ChatRequest:
+    return ChatRequest.parse(json.dumps({"messages": HI} | fields))
+
+
+def test_what_is_given_is_laid_over_the_defaults():
+    defaults = SamplingParams(temperature=0.2, top_p=0.9, max_tokens=100)
+    request = parse(top_p=0.5, stop="x", seed=None, logprobs=True)
+    assert request.sampling(defaults) == SamplingParams(
+        temperature=0.2, top_p=0.5, max_tokens=100, stop=("x",), logprobs=True
+    )
+    assert request.conversation == HI
+
+
+def test_the_readme_has_the_schema_of_a_request():
+    block = README.read_text().split("The JSON schema of `request`")[1].split("```json\n")[1].split("```")[0]
+    assert json.loads(block) == request_schema()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 2, "top_k": 0, "min_p": 0.5, "stop": ["a", "b"]},
+        {"stop": "a"},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}},
+        {"response_format": {"type": "text"}, "chat_template_kwargs": {"enable_thinking": False}},
+    ],
+)
+def test_what_the_schema_takes_is_taken(fields):
+    jsonschema.validate({"messages": HI} | fields, request_schema())
+    parse(**fields)
+
+
+def refusal(check, argument) -> str | None:
+    try:
+        check(argument)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@given(st.sampled_from(sorted(ChatRequest.model_fields)), JSON)
+def test_any_value_of_any_field_is_taken_or_refused_in_a_line_that_names_it(field, value):
+    message = refusal(ChatRequest.parse, json.dumps({"messages": HI} | {field: value}))
+    if message is not None:
+        assert any(words in message for words in (field, "request is not valid JSON", "surrogate"))
+        assert len(message) < 1000
+        assert "\n" not in message
+
+
+@given(st.text(max_size=40))
+def test_any_text_at_all_is_a_request_or_refused(text):
+    with pytest.raises(RequestError):
+        ChatRequest.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "foo"}, "schema.type is 'foo'"),
+        ({"type": []}, "schema.type must name a type"),
+        ({"type": "string", "maxLength": 100_000}, "schema.maxLength must be an integer from 0 to 64"),
+        ({"type": "string", "pattern": "(a+)+b"}, "schema.pattern is not supported"),
+        ({"type": "array", "minItems": 3}, "schema.minItems goes with items"),
+        ({"type": "number", "minimum": 0.5}, "schema.minimum must be an integer"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "schema.minimum is above maximum"),
+        ({"properties": {"a": False}}, "schema.properties.a must be a schema"),
+        ({"properties": {'"': {}}}, "schema.properties has a name"),
+        ({"properties": []}, "schema.properties must be an object"),
+        ({"required": ["a"]}, "schema.required must be a list of names that properties describes"),
+        ({"enum": []}, "schema.enum must be a list with values"),
+        ({"enum": ["a\nb"]}, "schema has a value with a quote"),
+        ({"anyOf": []}, "schema.anyOf must be a list of schemas"),
+        ({"$ref": "#/$defs/a"}, "schema.$ref must be #/$defs/NAME"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "schema.$ref leads back to itself"),
+        ({"properties": {f"p{n}": {} for n in range(MAX_NODES)}}, f"more than {MAX_NODES} parts"),
+        ({"enum": ["x" * 20_000]}, "bytes, but may have 16,384"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_would_end_or_hold_up_the_batch_is_refused(schema, says):
+    with pytest.raises(ValueError, match="schema") as error:
+        check_schema(schema)
+    assert says in str(error.value)
+
+
+def test_a_deep_schema_is_refused():
+    schema: dict = {"type": "string"}
+    for _ in range(MAX_DEPTH + 1):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(ValueError, match=f"nested deeper than {MAX_DEPTH}"):
+        check_schema(schema)
+
+
+KEYWORDS = ["type", "items", "enum", "const", "anyOf", "properties", "required", "$ref", "$defs", "minItems"]
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), JSON))
+def test_any_object_is_a_schema_or_refused(schema):
+    assert refusal(check_schema, schema) != ""
