@@ -1,97 +1,66 @@
-"""What both clients do: flags, the request, and errors in one line."""
+"""From a client's first line to its exit code: Ctrl-C at any time, errors in one line, what may reach a terminal.
 
-import argparse
+Imports nothing that takes long, so that Ctrl-C is taken care of before anything does.
+"""
+
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-import numpy as np
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
-
-MODEL_NAME = "python_model"
-CONNECT_TIMEOUT_S = 10
-LONGEST_TIMEOUT_S = 1_000_000  # gRPC takes what goes beyond the year 2262 for a time that is over
-
-
-def parse_arguments(description: str) -> argparse.Namespace:
-    """The flags of both clients."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--url", required=True, type=address, help="host:port of the server's gRPC service")
-    parser.add_argument(
-        "-p",
-        "--prompt",
-        action="append",
-        required=True,
-        dest="prompts",
-        metavar="PROMPT",
-        type=text,
-        help="question for the model; give it several times to ask several questions in one request",
-    )
-    parser.add_argument("--timeout", type=seconds, help="give up after this many seconds (default: wait)")
-    return parser.parse_args()
+INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+TERMINATED = 143
+NO_READER = 141
+# A server's text must not move the cursor, set the window's title or answer in the user's name.
+_CONTROLS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
+}
+_CONTROLS[ord("\r")] = None
 
 
-# argparse names these in its own messages ("invalid seconds value").
+class RequestFailed(Exception):
+    """A request that has no answer, or not all of it; the message is one for the user."""
 
 
-def address(argument: str) -> str:
-    """A flag's value as host:port; gRPC would go to other ports where there is none, or one that can't be."""
-    host, _, port = text(argument).rpartition(":")
-    other_protocol = host.startswith(("http://", "https://", "grpc://"))  # dns:///host:port is gRPC's own
-    if not (host and port.isdecimal() and 0 < int(port) < 65536) or other_protocol or any(map(str.isspace, host)):
-        raise argparse.ArgumentTypeError("must be host:port, such as localhost:9000")
-    return argument
+class TooLong(RequestFailed):
+    """The conversation does not fit into the model's context or the server's limits."""
 
 
-def text(argument: str) -> str:
-    """A flag's value that can be sent as UTF-8, as all text here is."""
+@contextmanager
+def slow_imports() -> Iterator[None]:
+    """Imports during which Ctrl-C ends the process: some of them turn a KeyboardInterrupt into errors of their own."""
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
-        argument.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("must be text in UTF-8") from None
-    return argument
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def seconds(argument: str) -> float:
-    """A flag's value as a time to wait."""
-    value = float(argument)
-    if not 0 < value <= LONGEST_TIMEOUT_S:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {LONGEST_TIMEOUT_S:,} seconds")
-    return value
+def harmless(text: str) -> str:
+    """Text without control characters other than line ends and tabs."""
+    return text.translate(_CONTROLS)
 
 
-def connect(url: str, streaming: bool) -> InferenceServerClient:
-    """A client of a server that is there and has this servable ready; InferenceServerException where it has not."""
-    client = InferenceServerClient(url)
-    try:
-        if not client.is_model_ready(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S):
-            raise InferenceServerException(
-                f"the server at {url} is up, but {MODEL_NAME} is not ready: see the server's log"
-            )
-        outputs = client.get_model_metadata(MODEL_NAME, client_timeout=CONNECT_TIMEOUT_S).outputs
-    except InferenceServerException as error:
-        if error.status() in ("StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"):
-            raise InferenceServerException(f"no server answers at {url}: {error.message()}") from None
-        raise
-    # The wrong client would wait for an end signal that never comes, or be told of an error that explains nothing.
-    if any(output.name == "end_signal" for output in outputs) != streaming:
-        there = "unary servable: use client_unary.py" if streaming else "streaming servable: use client_stream.py"
-        raise InferenceServerException(f"{MODEL_NAME} at {url} is the {there}")
-    return client
+def titles(prompts: list[str]) -> list[str]:
+    """What stands over each completion; nothing where there is only one."""
+    return [f"==== Prompt: {prompt} ====" for prompt in prompts] if len(prompts) > 1 else [""]
 
 
-def pre_prompt(prompts: list[str]) -> list[InferInput]:
-    """The request's inputs: one BYTES tensor with a prompt per element."""
-    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
-    tensor.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_))
-    return [tensor]
+def shown(text: str) -> str:
+    """Text to print: a terminal gets it without control characters, a file or a program as it is."""
+    return harmless(text) if sys.stdout.isatty() else text
 
 
-def print_completions(prompts: list[str], completions: list[str]) -> None:
-    """A block per prompt."""
-    for prompt, completion in zip(prompts, completions, strict=True):
-        print(f"==== Prompt: {prompt} ====\n{completion}\n")
+def print_blocks(titles: Iterable[str], texts: Iterable[str]) -> None:
+    """Each text under its title."""
+    for title, text in zip(titles, texts, strict=True):
+        print(f"{shown(title)}\n{shown(text)}\n")
+
+
+def print_error(error: RequestFailed) -> None:
+    """The one line that a failed request leaves."""
+    print(f"error: {harmless(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -102,19 +71,22 @@ def run(main: Callable[[], None]) -> None:
         sys.exit("error: the output is closed: leave it open, or send it to /dev/null")
     # A whole answer must not be lost for a character that the output's encoding does not have.
     sys.stdout.reconfigure(errors="backslashreplace")
+    # As an exception, so that the terminal gets its cursor and echo back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         try:
             main()
-        except InferenceServerException as error:
-            late = error.status() == "StatusCode.DEADLINE_EXCEEDED"
-            message = "the answer was not complete within --timeout" if late else error.message()
-            sys.exit(f"error: {' '.join(message.split())}")
+        except RequestFailed as error:
+            print_error(error)
+            sys.exit(1)
         except KeyboardInterrupt:
             print()
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         finally:
             sys.stdout.flush()
     except OSError as error:
         # What is still to be written would fail once more when Python flushes it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141 if isinstance(error, BrokenPipeError) else f"error: can't write the output: {error.strerror}")
+        sys.exit(
+            NO_READER if isinstance(error, BrokenPipeError) else f"error: can't write the output: {error.strerror}"
+        )

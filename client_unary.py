@@ -1,32 +1,34 @@
 """Ask a served model and print its complete answer."""
 
-import time
-
 import client_common
+
+with client_common.slow_imports():
+    from client_answer import Answer
+    from client_arguments import parse_prompts
+    from client_requests import PYTHON_MODEL, python_model
 
 
 def main() -> None:
     """Send one request with all prompts; print the completions and how long they took."""
-    arguments = client_common.parse_arguments(__doc__)
-    prompts = arguments.prompts
-    client = client_common.connect(arguments.url, streaming=False)
+    arguments = parse_prompts(__doc__)
+    server = python_model(arguments.url, streaming=False)
 
-    start = time.monotonic()
-    response = client.infer(
-        client_common.MODEL_NAME, client_common.pre_prompt(prompts), client_timeout=arguments.timeout
-    )
-    total_s = time.monotonic() - start
+    answer = Answer(arguments.prompts)
+    for name, value in server.infer(PYTHON_MODEL, "pre_prompt", answer.prompts, arguments.timeout):
+        answer.take(name, value)
 
-    completions = [completion.decode() for completion in response.as_numpy("completion")]
-    if len(prompts) == 1:
-        print(f"Question:\n{prompts[0]}\n\nCompletion:\n{completions[0]}\n")
+    if arguments.json:
+        print(answer.as_json())
+        return
+    if len(answer.prompts) == 1:
+        [question], [completion] = answer.prompts, answer.completions
+        print(f"Question:\n{client_common.shown(question)}\n\nCompletion:\n{client_common.shown(completion)}\n")
     else:
-        client_common.print_completions(prompts, completions)
-    tokens = int(response.as_numpy("token_count")[0])
-    print(f"Number of tokens  {tokens}")
-    print(f"Generated tokens per second  {tokens / total_s:.2f}")
-    print(f"Time per generated token  {1000 * total_s / max(tokens, 1):.2f} ms")
-    print(f"Total time {1000 * total_s:.0f} ms")
+        client_common.print_blocks(client_common.titles(answer.prompts), answer.completions)
+    print(f"Number of tokens  {answer.completion_tokens}")
+    print(f"Generated tokens per second  {answer.tokens_per_second:.2f}")
+    print(f"Time per generated token  {1000 * answer.total_s / max(answer.completion_tokens, 1):.2f} ms")
+    print(f"Total time {1000 * answer.total_s:.0f} ms")
 
 
 if __name__ == "__main__":

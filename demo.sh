@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole demo: a chat model is downloaded, compressed, served and asked, unary and streaming. `make demo` runs it.
+# The whole demo: a chat model is downloaded, compressed, served and asked: whole answers, pieces, and a
+# conversation. `make demo` runs it.
 #
 # MODEL, PORT and REST_PORT are taken from the environment; ports not given are free ones. Models that are there already
 # are used as they are.
@@ -16,10 +17,25 @@ PORT=${PORT:-$free_port}
 REST_PORT=${REST_PORT:-$free_rest_port}
 log=$(mktemp)
 server=
+LOADING_S=600  # a 7B model from a slow disk
+ANSWER_S=600
+
+wait_for() {  # SECONDS COMMAND [ARGUMENT ...]: until the command succeeds
+    local deadline=$((SECONDS + $1))
+    until "${@:2}"; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.2
+    done
+}
+
+ended() {
+    ! kill -0 "$server" 2>/dev/null
+}
 
 stop_server() {
     if [ -n "$server" ]; then
         kill "$server" 2>/dev/null || true
+        wait_for 60 ended || kill -KILL "$server"
         wait "$server" || true
         server=
     fi
@@ -28,7 +44,7 @@ trap 'stop_server; rm -f "$log"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-run() {  # COMMAND [ARGUMENT ...]
+show() {  # COMMAND [ARGUMENT ...]: as a user would type it
     printf '\n$'
     for word in "$@"; do
         case $word in
@@ -37,25 +53,52 @@ run() {  # COMMAND [ARGUMENT ...]
         esac
     done
     echo
+}
+
+run() {  # COMMAND [ARGUMENT ...]
+    show "$@"
     "$@"
 }
 
-serve() {  # SERVABLE
+limited() {  # COMMAND [ARGUMENT ...]
+    local code=0
+    timeout --foreground "$ANSWER_S" "$@" || code=$?
+    [ "$code" -ne 124 ] || echo "no answer after $ANSWER_S seconds" >&2
+    return "$code"
+}
+
+ask() {  # COMMAND [ARGUMENT ...]: as run, for a client
+    show "$@"
+    limited "$@"
+}
+
+rest() {  # PATH: whether the server answers it with a success; `failure` is what curl says otherwise
+    failure=$(curl --noproxy localhost --silent --show-error --fail --max-time 10 --output /dev/null \
+        "localhost:$REST_PORT$1" 2>&1)
+}
+
+ready_or_ended() {
+    rest /v2/health/ready || ended
+}
+
+serve() {  # SERVABLE GRAPH
     printf '\n$ MODEL_PATH=%s python -m ovms_local --config_path %s/config.json --port %s --rest_port %s &\n' \
         "${MODEL}_INT8_compressed_weights" "$1" "$PORT" "$REST_PORT"
     SELECTED_MODEL=$MODEL MODEL_PATH=${MODEL}_INT8_compressed_weights \
         python -m ovms_local --config_path "$1/config.json" --port "$PORT" --rest_port "$REST_PORT" >"$log" 2>&1 &
     server=$!
-    until curl --silent --fail --output /dev/null "localhost:$REST_PORT/v2/health/ready"; do
-        if ! kill -0 "$server" 2>/dev/null; then
-            echo "the server ended before it was ready:" >&2
-            cat "$log" >&2
-            exit 1
-        fi
-        sleep 0.2
-    done
+    if ! wait_for "$LOADING_S" ready_or_ended; then
+        echo "the server was not ready after $LOADING_S seconds: $failure; its log:" >&2
+        cat "$log" >&2
+        exit 1
+    fi
+    if ended; then
+        echo "the server ended before it was ready:" >&2
+        cat "$log" >&2
+        exit 1
+    fi
     # A server whose graph could not be loaded is ready all the same.
-    if ! curl --silent --fail --output /dev/null "localhost:$REST_PORT/v2/models/python_model/ready"; then
+    if ! rest "/v2/models/$2/ready"; then
         echo "the server could not load the model:" >&2
         grep ' ERROR ' "$log" >&2
         exit 1
@@ -69,14 +112,22 @@ request='{"inputs":[{"name" : "pre_prompt", "shape" : [1], "datatype" : "BYTES",
 [ -f "$MODEL/model_info.json" ] || run python download_model.py --model "$MODEL"
 [ -f "${MODEL}_INT8_compressed_weights/model_info.json" ] || run python compress_model.py --model "$MODEL"
 
-serve servable_unary
-run python client_unary.py --url "localhost:$PORT" --prompt "$relativity"
-run python client_unary.py --url "localhost:$PORT" -p "$relativity" -p "$einstein"
-run curl --silent --show-error --fail-with-body --header "Content-Type: application/json" --data "$request" \
-    "localhost:$REST_PORT/v2/models/python_model/infer"
+serve servable_unary python_model
+ask python client_unary.py --url "localhost:$PORT" --prompt "$relativity"
+ask python client_unary.py --url "localhost:$PORT" -p "$relativity" -p "$einstein"
+ask curl --noproxy localhost --silent --show-error --fail-with-body --header "Content-Type: application/json" \
+    --data "$request" "localhost:$REST_PORT/v2/models/python_model/infer"
 echo
 stop_server
 
-serve servable_stream
-run python client_stream.py --url "localhost:$PORT" --prompt "$relativity"
-run python client_stream.py --url "localhost:$PORT" -p "$relativity" -p "$einstein"
+serve servable_stream python_model
+ask python client_stream.py --url "localhost:$PORT" --prompt "$relativity"
+ask python client_stream.py --url "localhost:$PORT" -p "$relativity" -p "$einstein"
+stop_server
+
+# The second question needs the first.
+questions=("What is the capital of France?" "What is its population?")
+serve servable_chat chat_stream
+chat=(python client_chat.py --url "localhost:$PORT" --temperature 0)
+printf '\n$ printf "%%s\\n" "%s" "%s" | %s\n' "${questions[@]}" "${chat[*]}"
+printf '%s\n' "${questions[@]}" | limited "${chat[@]}"

@@ -12,10 +12,19 @@ import time
 from dataclasses import asdict
 from queue import SimpleQueue
 
-from tritonclient.grpc import InferenceServerClient
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.workload import Answer
-from client_common import MODEL_NAME, pre_prompt
+
+MODEL_NAME = "python_model"
+
+
+def pre_prompt(prompts: list[str]) -> list[InferInput]:
+    """The request's inputs: one BYTES tensor with a prompt per element."""
+    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
+    tensor.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_))
+    return [tensor]
 
 
 @functools.cache

@@ -1,11 +1,12 @@
 #!/bin/sh
-# nginx, which the tests of deploy/proxy run. Without the rights to install it those tests are skipped and say so.
+# nginx, which the tests of deploy/proxy run, and tmux, the terminal of the clients' tests. Without the rights to install
+# them those tests are skipped and say so.
 set -eu
-command -v nginx >/dev/null && exit
+command -v nginx >/dev/null && command -v tmux >/dev/null && exit
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "nginx is not installed: the proxy's tests will be skipped (apt-get install nginx-light)" >&2
+    echo "nginx or tmux is not installed: their tests will be skipped (apt-get install nginx-light tmux)" >&2
     exit
 fi
 apt-get update -qq
 # Installed is not started: the tests start their own.
-RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light
+RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light tmux

@@ -1,5 +1,4 @@
-import os
-import pty
+import json
 import re
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import pytest
 
 from ovms_local.testing import RunningServer, serve
 from tests.stress import watch
+from tests.terminal import needs_tmux, terminal
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,12 @@ BLOCKS = (
     r"==== Prompt: Who is Albert Einstein\? ====\n(.+)\n\n"
     r"==== Prompt: What is the capital of France\? ====\n(.+)\n\n" + STATISTICS
 )
+UNFINISHED = """
+from pyovms import Tensor
+class OvmsPythonModel:
+    def execute(self, inputs):
+        yield [Tensor("completion", b"\\x0e\\0\\0\\0half an answer", shape=[1], datatype="BYTES")]
+"""
 
 
 def ask(url: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -66,25 +72,56 @@ def test_several_prompts_are_printed_once_complete_where_there_is_no_terminal(st
     assert "Einstein" in output[1]
 
 
-def test_several_prompts_are_redrawn_in_place_on_a_terminal(stream_server):
-    primary, terminal = pty.openpty()
-    client = subprocess.Popen([*CLIENT, stream_server.grpc_url, *SEVERAL], stdout=terminal)
-    os.close(terminal)
-    shown = b""
-    while data := read_terminal(primary):
-        shown += data
-    assert client.wait(10) == 0
-    screen, after = shown.decode().replace("\r\n", "\n").split("\x1b[?1049l")
-    assert screen.startswith("\x1b[?1049h")
-    assert screen.count("\x1b[H") > 10  # redrawn again and again
-    assert re.fullmatch(BLOCKS, after, re.DOTALL), after
+@needs_tmux
+def test_several_prompts_on_a_terminal(stream_server):
+    with terminal([*CLIENT, stream_server.grpc_url, *SEVERAL], rows=60) as window:
+        assert window.until_ended() == 0
+        output = re.search(BLOCKS, re.sub(" +\n", "\n", window.scrolled), re.DOTALL)
+        assert output, window.scrolled
+        assert window.scrolled.count("==== Prompt: ") == 2
 
 
-def read_terminal(primary: int) -> bytes:
-    try:
-        return os.read(primary, 65536)
-    except OSError:  # Linux's way of saying that the other side has closed
-        return b""
+@needs_tmux
+def test_one_prompt_on_a_terminal_grows_to_the_screen_s_end_and_is_whole_at_last(endless_server):
+    command = [*CLIENT, endless_server.grpc_url, "-p", PROMPT, "--timeout", "8"]
+    with terminal(command, columns=30, rows=8) as window:
+        window.until("?\n\n")
+        watch.until(lambda: "Question:" not in window.screen)  # scrolled away: more than the window holds
+        assert window.until_ended() == 1
+        head, _, text = window.scrolled.lstrip("\n").partition("?\n\n")
+        assert "".join(head.split()) == f"Question:{PROMPT[:-1]}".replace(" ", "")
+        text, _, error = text.partition("\nerror: ")
+        assert len(text.split()) > 20
+        assert len(set(text.split("\n\n")[0].splitlines())) > 3
+        assert "".join(error.split()) == "theanswerwasnotcompletewithin--timeout"
+
+
+def test_json_is_one_object(stream_server):
+    answer = json.loads(ask(stream_server.grpc_url, *SEVERAL, "--json").stdout)
+    assert answer["prompts"] == SEVERAL[1::2]
+    assert "Einstein" in answer["completions"][0]
+    assert answer["pieces"] <= answer["completion_tokens"] <= 128
+    assert 0 < answer["first_token_ms"] < answer["total_ms"]
+    assert 0 < answer["median_between_pieces_ms"] <= answer["p99_between_pieces_ms"]
+    rate = 1000 * answer["completion_tokens"] / answer["total_ms"]
+    assert answer["tokens_per_second"] == pytest.approx(rate, rel=0.01)
+
+
+def test_json_of_what_fails_is_nothing(stream_server):
+    result = ask(stream_server.grpc_url, "-p", "", "--json")
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "error: prompt 1 of 1 is empty\n")
+
+
+def test_an_answer_without_its_end_is_told(tmp_path):
+    graph = (ROOT / "servable_stream" / "graph.pbtxt").read_text()
+    (tmp_path / "graph.pbtxt").write_text(graph)
+    (tmp_path / "config.json").write_bytes((ROOT / "servable_stream" / "config.json").read_bytes())
+    (tmp_path / "model.py").write_text(UNFINISHED)
+    with serve(tmp_path) as server:
+        result = ask(server.grpc_url, "-p", PROMPT)
+    assert (result.returncode, result.stdout) == (1, f"{HEADER}half an answer\n")
+    assert result.stderr.startswith("error: the server ended the stream without an end signal")
+    assert result.stderr.count("\n") == 1
 
 
 def test_pieces_are_printed_as_they_come_and_ctrl_c_ends_the_generation(endless_server):

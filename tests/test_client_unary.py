@@ -1,12 +1,14 @@
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ovms_local.testing import free_port
+from ovms_local.testing import free_port, serve
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +75,63 @@ def test_a_server_that_is_not_there_is_one_line():
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: no server answers at {url}")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_foreign_python_model_is_told_apart(tmp_path):
+    graph = (ROOT / "servable_unary" / "graph.pbtxt").read_text()
+    (tmp_path / "graph.pbtxt").write_text(graph.replace(":completion", ":text"))
+    (tmp_path / "config.json").write_bytes((ROOT / "servable_unary" / "config.json").read_bytes())
+    (tmp_path / "model.py").write_text("class OvmsPythonModel:\n    def execute(self, inputs):\n        return []\n")
+    with serve(tmp_path) as server:
+        result = ask(server.grpc_url, "-p", "Hello")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: python_model at {server.grpc_url} is another servable: it has no outputs completion and token_count\n"
+    )
+
+
+def test_json_has_the_keys_of_the_streaming_client_s(unary_server, stream_server):
+    result = ask(unary_server.grpc_url, "-p", "Hello", "--json")
+    answer = json.loads(result.stdout)
+    command = [sys.executable, str(ROOT / "client_stream.py"), "--url", stream_server.grpc_url, "-p", "Hello", "--json"]
+    streamed = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    assert list(answer) == list(streamed)
+    assert (answer["prompts"], len(answer["completions"]), answer["pieces"]) == (["Hello"], 1, 1)
+    assert answer["median_between_pieces_ms"] is None
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy", "all_proxy"])
+def test_this_machine_is_asked_without_a_proxy(unary_server, variable):
+    nobody = f"http://127.0.0.1:{free_port()}"
+    env = os.environ | {variable: nobody, variable.upper(): nobody}
+    command = [sys.executable, str(ROOT / "client_unary.py"), "-p", "Hi", "--url"]
+    url = unary_server.grpc_url.replace("127.0.0.1", "localhost")
+    assert subprocess.run([*command, url], env=env, check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+def test_a_proxy_that_fails_is_named(variable):
+    env = os.environ | {variable: f"http://127.0.0.1:{free_port()}"}
+    command = [sys.executable, str(ROOT / "client_unary.py"), "-p", "Hi", "--url", "server.example:9000"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"(asked through the proxy in {variable}; " in result.stderr
+
+
+@pytest.mark.parametrize("client", ["client_unary.py", "client_stream.py", "client_chat.py"])
+@pytest.mark.parametrize("imported", ["argparse", "numpy._core._multiarray_umath", "google.protobuf", "grpc._cython"])
+def test_ctrl_c_during_the_imports_is_no_traceback(client, imported):
+    command = [sys.executable, "-X", "importtime", str(ROOT / client), "--url", f"localhost:{free_port()}", "-p", "Hi"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.split("|")[-1].strip().startswith(imported):
+                process.send_signal(signal.SIGINT)
+                break
+        lines += process.stderr.readlines()
+        assert process.wait(30) == 130
+    assert all(line.startswith("import time:") for line in lines)
 
 
 def test_the_streaming_servable_is_told_apart(stream_server):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ovms_local.testing import free_port
 from tests.stress import watch
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def checkout(tmp_path, fp32_model, int8_model) -> Path:
     """A copy of what the demo runs, beside ready models."""
-    for name in ("demo.sh", "ovms_local", "text_generation", "servable_unary", "servable_stream"):
+    for name in ("demo.sh", "ovms_local", "text_generation", "servable_unary", "servable_stream", "servable_chat"):
         (tmp_path / name).symlink_to(ROOT / name)
     for script in ROOT.glob("client_*.py"):
         (tmp_path / script.name).symlink_to(script)
@@ -32,16 +33,25 @@ def checkout(tmp_path, fp32_model, int8_model) -> Path:
 
 
 def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
-    brief = os.environ | {"MAX_NEW_TOKENS": "60"}
+    # No proxy is asked for this machine.
+    nobody = {name: f"http://127.0.0.1:{free_port()}" for name in ("http_proxy", "https_proxy", "all_proxy")}
+    brief = os.environ | nobody | {"MAX_NEW_TOKENS": "60", "no_proxy": ""}
     demo = subprocess.run(["bash", "demo.sh"], cwd=checkout, env=brief, capture_output=True, text=True, timeout=240)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     commands = re.findall(r"^\$ (.+)", demo.stdout, re.MULTILINE)
-    programs = [re.search(r"ovms_local|client_unary|client_stream|curl", command)[0] for command in commands]
-    assert programs == ["ovms_local", "client_unary", "client_unary", "curl", *["ovms_local", *["client_stream"] * 2]]
+    programs = [re.search(r"ovms_local|client_[a-z]+|curl", command)[0] for command in commands]
+    assert programs == [
+        *["ovms_local", "client_unary", "client_unary", "curl"],
+        *["ovms_local", "client_stream", "client_stream"],
+        *["ovms_local", "client_chat"],
+    ]
     assert demo.stdout.count("Completion:\n") == 1
     assert demo.stdout.count("==== Prompt: Who is Albert Einstein? ====\n") == 2
     assert demo.stdout.count('"datatype": "BYTES"') == 1
     assert demo.stdout.count("END\n\n\nNumber of tokens  ") == 2
+    conversation = demo.stdout.splitlines()[-2:]
+    assert "Paris" in conversation[0]
+    assert conversation[1]
     assert not servers_in(checkout)
 
 

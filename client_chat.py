@@ -1,0 +1,243 @@
+"""Talk with a served model: it remembers what was said. Without a terminal, a line of input is a question."""
+
+import client_common
+
+with client_common.slow_imports():
+    import argparse
+    import json
+    import math
+    import sys
+    from contextlib import closing, suppress
+    from pathlib import Path
+
+    from rich.text import Text
+
+    import client_arguments
+    from client_answer import Answer
+    from client_common import RequestFailed, TooLong
+    from client_conversation import Conversation, Turn
+    from client_requests import Outputs, Server
+    from client_terminal import console, growing_texts
+
+    with suppress(ImportError):  # Windows, whose console edits lines itself
+        import readline  # input() edits lines with it
+
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question
+
+GRAPH = "chat_stream"
+GREETING = "/help lists the commands; an empty line or Ctrl-D leaves"
+HELP = """\
+/new         forget what was said so far
+/retry       ask the last question again
+/save FILE   write the messages to a JSON file
+/help        this list
+Ctrl-C ends an answer; an empty line or Ctrl-D leaves. A question that begins with / is typed with a space before it."""
+
+
+def main() -> None:
+    """Answer one line of input after another."""
+    arguments = parse_arguments()
+    if sys.stdin is None:
+        raise RequestFailed("the input is closed: type questions, or pipe them in, one a line")
+    sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused, and not the end
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    chat = Chat(arguments, interactive)
+    if interactive:
+        converse(chat)
+    else:
+        answer_lines(chat)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; what is not given is for the server to choose."""
+    parser = client_arguments.parser(__doc__)
+    parser.add_argument("--system", type=client_arguments.text, help="how the model shall answer")
+    sampling = parser.add_argument_group("sampling", "Sent with every question; the server's settings where not given.")
+    for name, kind, meaning in (
+        ("max-tokens", int, "longest answer"),
+        ("temperature", number, "how freely tokens are chosen; 0 takes the likeliest"),
+        ("top-p", number, "choose among the likeliest tokens that have this probability together"),
+        ("top-k", int, "choose among that many of the likeliest tokens"),
+        ("min-p", number, "leave out tokens less likely than this part of the likeliest"),
+        ("repetition-penalty", number, "above 1: fewer repetitions of anything said"),
+        ("presence-penalty", number, "above 0: fewer tokens that the answer has already"),
+        ("frequency-penalty", number, "above 0: the same, more so with each time"),
+        ("seed", int, "the same question has the same answer"),
+    ):
+        sampling.add_argument(f"--{name}", type=kind, metavar="N", help=meaning)
+    sampling.add_argument(
+        "--stop", action="append", type=client_arguments.text, metavar="TEXT", help="end before this text; up to four"
+    )
+    return parser.parse_args()
+
+
+def number(argument: str) -> float:
+    """A flag's value that JSON has."""
+    value = float(argument)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def converse(chat: "Chat") -> None:
+    """The conversation on a terminal: whatever happens to an answer, the next question can be asked."""
+    chat.say(GREETING)
+    while True:
+        try:
+            line = input("> ")
+            if not line.strip():
+                return
+            chat.take(line)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:  # the line that was being typed is dropped, as in a shell
+            print()
+        except RequestFailed as error:
+            client_common.print_error(error)
+
+
+def answer_lines(chat: "Chat") -> None:
+    """One answer after another, for scripts: the first that fails is the end."""
+    for line in sys.stdin:
+        if line.strip():
+            chat.take(line)
+
+
+class Chat:
+    """What the lines that a user types do; RequestFailed where one can't be done."""
+
+    def __init__(self, arguments: argparse.Namespace, interactive: bool) -> None:
+        self._server = Server(arguments.url)
+        if not self._server.outputs(GRAPH) >= {"completion", "end_signal"}:
+            raise RequestFailed(f"{GRAPH} at {arguments.url} is another servable: it has no completion or end_signal")
+        self._conversation = Conversation(arguments.system)
+        self._unanswered: str | None = None
+        self._interactive = interactive
+        self._timeout_s = arguments.timeout
+        self._json = arguments.json
+        own = ("url", "timeout", "json", "system")
+        self._sampling = {
+            name: value for name, value in vars(arguments).items() if name not in own and value is not None
+        }
+
+    def take(self, line: str) -> None:
+        """Answer a question, or do what a command says."""
+        command, _, rest = line.strip().partition(" ")
+        match command, rest.strip():
+            case _ if not line.startswith("/"):
+                self.ask(line.strip())
+            case "/new", "":
+                self._conversation = Conversation(self._conversation.system)
+                self._unanswered = None
+                self.say("a new conversation")
+            case "/retry", "":
+                self.retry()
+            case "/save", file:
+                self.save(file)
+            case "/help", "":
+                self.say(HELP)
+            case _:
+                raise RequestFailed(f"there is no command {line.strip()}: /help lists them")
+
+    def say(self, note: str) -> None:
+        """Something beside the answers: dim on a terminal, and out of the way where only answers are wanted."""
+        if self._interactive:
+            console().print(Text(note, style="dim"))
+        else:
+            print(note, file=sys.stderr)
+
+    def ask(self, question: str) -> None:
+        """Have a question answered. What has come of the answer when Ctrl-C ends it is part of the conversation."""
+        self._unanswered = checked(question)
+        before = self._conversation.left_out
+        answer = Answer([question])
+        stopped = False
+        try:
+            with growing_texts(hidden=self._json) as texts, closing(self._outputs(question)) as outputs:
+                for name, value in outputs:
+                    answer.take(name, value)
+                    texts.show(answer.completions)
+        except KeyboardInterrupt:
+            if not self._interactive:
+                raise
+            stopped = True
+        if text := answer.completions[0]:
+            self._conversation.turns.append(Turn(question, text))
+            self._unanswered = None
+        if left_out := self._conversation.left_out - before:
+            turns = (
+                "oldest turn no longer fits and is"
+                if left_out == 1
+                else f"{left_out} oldest turns no longer fit and are"
+            )
+            self.say(f"the {turns} left out")
+        if stopped:
+            self.say("stopped; what came of the answer is kept\n" if text else "stopped; /retry asks again\n")
+        elif self._json:
+            print(answer.as_json(), flush=True)
+        elif self._interactive:
+            self.say(f"{numbers(answer)}\n")
+
+    def retry(self) -> None:
+        """Ask again what has no answer, or the last question; its old answer stays where no new one comes."""
+        if self._unanswered is not None:
+            self.ask(self._unanswered)
+            return
+        if not self._conversation.turns:
+            raise RequestFailed("there is no question yet to ask again")
+        last = self._conversation.turns.pop()
+        try:
+            self.ask(last.question)
+        finally:
+            if self._unanswered is not None:
+                self._conversation.turns.append(last)
+                self._unanswered = None
+
+    def save(self, file: str) -> None:
+        """Write the conversation to a file."""
+        if not file:
+            raise RequestFailed("/save needs the name of a file")
+        try:
+            self._conversation.save(Path(file).expanduser())
+        except OSError as error:
+            raise RequestFailed(f"can't write {file}: {error.strerror}") from None
+        except (RuntimeError, ValueError) as error:  # nobody's home, a null character
+            raise RequestFailed(f"can't write {file}: {error}") from None
+        self.say(f"saved to {file}")
+
+    def _outputs(self, question: str) -> Outputs:
+        """The server's outputs; while the conversation is too long for it, the oldest turns are left out."""
+        before = self._conversation.left_out
+        while True:
+            request = {"messages": self._conversation.messages_for(question), **self._sampling}
+            try:
+                yield from self._server.stream(GRAPH, "request", [json.dumps(request)], self._timeout_s)
+                return
+            except TooLong:
+                if self._conversation.left_out == len(self._conversation.turns):
+                    self._conversation.left_out = before  # it is the question that does not fit
+                    raise
+                self._conversation.left_out += 1
+
+
+def checked(question: str) -> str:
+    """A question that can be sent."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise RequestFailed("the question is not text in UTF-8") from None
+    return question
+
+
+def numbers(answer: Answer) -> str:
+    """What an answer took."""
+    tokens = answer.completion_tokens
+    text = f"{tokens} token{'s' * (tokens != 1)}, {answer.tokens_per_second:.1f} tokens/s"
+    if answer.arrivals_s:
+        text += f", first token after {1000 * answer.first_s:.0f} ms"
+    return text + "; cut off at the most tokens an answer may have" * (answer.finish_reason == "length")
+
+
+if __name__ == "__main__":
+    client_common.run(main)

@@ -1,0 +1,152 @@
+"""Requests to a KServe v2 server over gRPC."""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
+from tritonclient.utils import serialize_byte_tensor
+
+from client_common import RequestFailed, TooLong
+
+PYTHON_MODEL = "python_model"
+CONNECT_TIMEOUT_S = 10
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # those that gRPC reads, in its order
+
+Outputs = Iterator[tuple[str, np.ndarray]]
+
+
+class Server:
+    """The gRPC service at `host:port`; every method raises RequestFailed where it has no answer to give."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._local = is_local(url)
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_reconnect_backoff_ms", 1000),  # a user who tries again has waited long enough
+            ("grpc.enable_http_proxy", 0 if self._local else 1),
+        ]
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(url, options))
+
+    def outputs(self, graph: str) -> set[str]:
+        """The names of a ready graph's outputs."""
+        try:
+            ready = service_pb2.ModelReadyRequest(name=graph)
+            if not self._stub.ModelReady(ready, timeout=CONNECT_TIMEOUT_S).ready:
+                raise RequestFailed(f"the server at {self.url} is up, but {graph} is not ready: see the server's log")
+            metadata = service_pb2.ModelMetadataRequest(name=graph)
+            return {output.name for output in self._stub.ModelMetadata(metadata, timeout=CONNECT_TIMEOUT_S).outputs}
+        except grpc.RpcError as error:
+            match error.code():
+                case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise RequestFailed(
+                        f"no server answers at {self.url}: {error.details()}{self._by_proxy()}"
+                    ) from None
+                case grpc.StatusCode.NOT_FOUND:
+                    raise RequestFailed(
+                        f"the server at {self.url} has no {graph}, or is still loading it: {error.details()}"
+                    ) from None
+            raise RequestFailed(error.details()) from None
+
+    def infer(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
+        """Name and value of each output, for an input BYTES [n]."""
+        with _failures(self.url):
+            response = self._stub.ModelInfer(_request(graph, name, texts), timeout=timeout_s)
+        yield from _outputs(response)
+
+    def stream(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
+        """Name and value of each output as it comes, up to the end signal.
+
+        Leaving it early cancels the stream, which ends the generation on the server.
+        """
+        call = self._stub.ModelStreamInfer(iter([_request(graph, name, texts)]), timeout=timeout_s)
+        try:
+            with _failures(self.url):
+                for response in call:
+                    if response.error_message:
+                        raise RequestFailed(response.error_message)
+                    for output, value in _outputs(response.infer_response):
+                        if output == "error_message":
+                            raise _refusal(value)
+                        if output == "end_signal":
+                            return
+                        yield output, value
+            raise RequestFailed("the server ended the stream without an end signal: the answer may not be complete")
+        finally:
+            call.cancel()
+
+    def _by_proxy(self) -> str:
+        used = not self._local and next(filter(os.environ.get, PROXY_VARIABLES), None)
+        return f" (asked through the proxy in {used}; no_proxy can list hosts to ask without it)" if used else ""
+
+
+def python_model(url: str, streaming: bool) -> Server:
+    """A server that is there and has this servable ready.
+
+    Raises:
+        RequestFailed: it is not there, or it is another servable.
+    """
+    server = Server(url)
+    outputs = server.outputs(PYTHON_MODEL)
+    if not outputs >= {"completion", "token_count"}:
+        raise RequestFailed(
+            f"{PYTHON_MODEL} at {url} is another servable: it has no outputs completion and token_count"
+        )
+    # The wrong client would wait for an end signal that never comes, or be told of an error that explains nothing.
+    if ("end_signal" in outputs) != streaming:
+        there = "unary servable: use client_unary.py" if streaming else "streaming servable: use client_stream.py"
+        raise RequestFailed(f"{PYTHON_MODEL} at {url} is the {there}")
+    return server
+
+
+def is_local(url: str) -> bool:
+    """Whether `host:port`, with or without gRPC's scheme before it, names this machine, which no proxy reaches."""
+    host = url.rpartition(":")[0].rpartition("/")[2]
+    host = host.removeprefix("dns:").removeprefix("ipv4:").removeprefix("ipv6:").strip("[]").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback or ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _request(graph: str, name: str, texts: list[str]) -> service_pb2.ModelInferRequest:
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name=name, datatype="BYTES", shape=[len(texts)])
+    elements = np.array([text.encode() for text in texts], dtype=np.object_)
+    packed = serialize_byte_tensor(elements).item()
+    return service_pb2.ModelInferRequest(model_name=graph, inputs=[tensor], raw_input_contents=[packed])
+
+
+def _outputs(response: service_pb2.ModelInferResponse) -> Outputs:
+    result = InferResult(response)
+    for output in response.outputs:
+        try:
+            yield output.name, result.as_numpy(output.name)
+        except (ValueError, struct.error):
+            raise RequestFailed(f"the server's {output.name} does not fit its shape and datatype") from None
+
+
+@contextmanager
+def _failures(url: str) -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        match error.code():
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise RequestFailed("the answer was not complete within --timeout") from None
+            case grpc.StatusCode.UNAVAILABLE:
+                raise RequestFailed(f"the server at {url} is not available: {error.details()}") from None
+        raise RequestFailed(error.details()) from None
+
+
+def _refusal(error_message: np.ndarray) -> RequestFailed:
+    said = [part.decode(errors="replace") if isinstance(part, bytes) else str(part) for part in error_message.flat]
+    message = " ".join(said)
+    return TooLong(message) if message.startswith("too long: ") else RequestFailed(message)
