@@ -132,6 +132,13 @@ def test_an_answer_with_its_reason_and_its_cost(client, server, fp32_model):
     assert len([piece for name, piece in outputs if name == "completion" and piece]) > 3
 
 
+def test_a_server_with_genai_loads_no_torch(client, server, engine):
+    """Its seconds of import are most of what such a server would take to start."""
+    ask(client, conversation(CAPITAL))
+    libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert ("libtorch" in libraries) == (engine == "optimum")
+
+
 def test_the_second_turn_knows_the_first(client):
     question = "What is its population?"
     completion = ask(client, conversation(CAPITAL, PARIS, question))["completion"]
