@@ -26,7 +26,7 @@ class OvmsPythonModel:
         """
         pre_prompt = input_named("pre_prompt", inputs)
         try:
-            self.chat.check_size(pre_prompt.size)
+            self.chat.check_size(pre_prompt.name, pre_prompt.size)
             with self.chat.ask(unpack_texts(pre_prompt)) as generation:
                 for pieces in generation:
                     yield [Tensor("completion", pack_texts(pieces), shape=[len(pieces)], datatype="BYTES")]

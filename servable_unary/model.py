@@ -22,7 +22,7 @@ class OvmsPythonModel:
         """pre_prompt BYTES [n] -> completion BYTES [n], token_count INT32 [1]; an exception is the client's error."""
         pre_prompt = input_named("pre_prompt", inputs)
         with logged_failures():
-            self.chat.check_size(pre_prompt.size)
+            self.chat.check_size(pre_prompt.name, pre_prompt.size)
             with self.chat.ask(unpack_texts(pre_prompt)) as generation:
                 completions = generation.join()
         return [

@@ -57,14 +57,14 @@ class Chat:
             self._engine.close()
             raise
 
-    def check_size(self, size: int) -> None:
-        """TooLongError where questions of so many bytes can't be within the limits, whatever they say.
+    def check_size(self, name: str, size: int) -> None:
+        """TooLongError where questions, an input called `name` of so many bytes, can't be within the limits.
 
         To be asked before anything is made of them.
         """
         if size > self._max_bytes:
             raise TooLongError(
-                f"the request has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in "
+                f"{name} has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in "
                 f"({self._max_bytes}): send fewer or shorter prompts"
             )
 
