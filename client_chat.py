@@ -1,8 +1,8 @@
 """Talk with a served model: it remembers what was said. Without a terminal, a line of input is a question."""
 
-import client_common
+from clients import common
 
-with client_common.slow_imports():
+with common.slow_imports():
     import argparse
     import json
     import math
@@ -12,12 +12,12 @@ with client_common.slow_imports():
 
     from rich.text import Text
 
-    import client_arguments
-    from client_answer import Answer
-    from client_common import RequestFailed, TooLong
-    from client_conversation import Conversation, Turn
-    from client_requests import Outputs, Server
-    from client_terminal import console, growing_texts
+    from clients import arguments as flags
+    from clients.answer import Answer
+    from clients.common import RequestFailed, TooLong
+    from clients.conversation import Conversation, Turn
+    from clients.requests import Outputs, Server
+    from clients.terminal import console, growing_texts
 
     with suppress(ImportError):  # Windows, whose console edits lines itself
         import readline  # input() edits lines with it
@@ -50,8 +50,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; what is not given is for the server to choose."""
-    parser = client_arguments.parser(__doc__)
-    parser.add_argument("--system", type=client_arguments.text, help="how the model shall answer")
+    parser = flags.parser(__doc__)
+    parser.add_argument("--system", type=flags.text, help="how the model shall answer")
     sampling = parser.add_argument_group("sampling", "Sent with every question; the server's settings where not given.")
     for name, kind, meaning in (
         ("max-tokens", int, "longest answer"),
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     ):
         sampling.add_argument(f"--{name}", type=kind, metavar="N", help=meaning)
     sampling.add_argument(
-        "--stop", action="append", type=client_arguments.text, metavar="TEXT", help="end before this text; up to four"
+        "--stop", action="append", type=flags.text, metavar="TEXT", help="end before this text; up to four"
     )
     return parser.parse_args()
 
@@ -94,7 +94,7 @@ def converse(chat: "Chat") -> None:
         except KeyboardInterrupt:  # the line that was being typed is dropped, as in a shell
             print()
         except RequestFailed as error:
-            client_common.print_error(error)
+            common.print_error(error)
 
 
 def answer_lines(chat: "Chat") -> None:
@@ -240,4 +240,4 @@ def numbers(answer: Answer) -> str:
 
 
 if __name__ == "__main__":
-    client_common.run(main)
+    common.run(main)

@@ -1,25 +1,25 @@
 """Ask a served model and print its answer as it comes."""
 
-import client_common
+from clients import common
 
-with client_common.slow_imports():
-    from client_answer import Answer
-    from client_arguments import parse_prompts
-    from client_requests import PYTHON_MODEL, python_model
-    from client_terminal import growing_texts
+with common.slow_imports():
+    from clients.answer import Answer
+    from clients.arguments import parse_prompts
+    from clients.requests import python_model
+    from clients.terminal import growing_texts
 
 
 def main() -> None:
     """Send one request with all prompts; print the completions piece by piece, then how long it took."""
     arguments = parse_prompts(__doc__)
-    server = python_model(arguments.url, streaming=True)
+    server = python_model(arguments.url, arguments.model_name, streaming=True)
     prompts = arguments.prompts
     if len(prompts) == 1 and not arguments.json:
-        print(f"Question:\n{client_common.shown(prompts[0])}\n", flush=True)
+        print(f"Question:\n{common.shown(prompts[0])}\n", flush=True)
 
     answer = Answer(prompts)
-    with growing_texts(client_common.titles(prompts), hidden=arguments.json) as texts:
-        for name, value in server.stream(PYTHON_MODEL, "pre_prompt", prompts, arguments.timeout):
+    with growing_texts(common.titles(prompts), hidden=arguments.json) as texts:
+        for name, value in server.stream(arguments.model_name, "pre_prompt", prompts, arguments.timeout):
             answer.take(name, value)
             texts.show(answer.completions)
 
@@ -42,4 +42,4 @@ def statistics(answer: Answer) -> str:
 
 
 if __name__ == "__main__":
-    client_common.run(main)
+    common.run(main)

@@ -1,20 +1,20 @@
 """Ask a served model and print its complete answer."""
 
-import client_common
+from clients import common
 
-with client_common.slow_imports():
-    from client_answer import Answer
-    from client_arguments import parse_prompts
-    from client_requests import PYTHON_MODEL, python_model
+with common.slow_imports():
+    from clients.answer import Answer
+    from clients.arguments import parse_prompts
+    from clients.requests import python_model
 
 
 def main() -> None:
     """Send one request with all prompts; print the completions and how long they took."""
     arguments = parse_prompts(__doc__)
-    server = python_model(arguments.url, streaming=False)
+    server = python_model(arguments.url, arguments.model_name, streaming=False)
 
     answer = Answer(arguments.prompts)
-    for name, value in server.infer(PYTHON_MODEL, "pre_prompt", answer.prompts, arguments.timeout):
+    for name, value in server.infer(arguments.model_name, "pre_prompt", answer.prompts, arguments.timeout):
         answer.take(name, value)
 
     if arguments.json:
@@ -22,9 +22,9 @@ def main() -> None:
         return
     if len(answer.prompts) == 1:
         [question], [completion] = answer.prompts, answer.completions
-        print(f"Question:\n{client_common.shown(question)}\n\nCompletion:\n{client_common.shown(completion)}\n")
+        print(f"Question:\n{common.shown(question)}\n\nCompletion:\n{common.shown(completion)}\n")
     else:
-        client_common.print_blocks(client_common.titles(answer.prompts), answer.completions)
+        common.print_blocks(common.titles(answer.prompts), answer.completions)
     print(f"Number of tokens  {answer.completion_tokens}")
     print(f"Generated tokens per second  {answer.tokens_per_second:.2f}")
     print(f"Time per generated token  {1000 * answer.total_s / max(answer.completion_tokens, 1):.2f} ms")
@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    client_common.run(main)
+    common.run(main)

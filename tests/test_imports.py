@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CLIENTS = sorted(path.name for path in ROOT.glob("client_*.py"))
+CLIENTS = ["clients", *sorted(path.name for path in ROOT.glob("client_*.py"))]
 FORBIDDEN = {
     "text_generation": ["ovms_local", "pyovms", "benchmarks", "tests"],
     "text_generation/prepare": ["text_generation.serve"],

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,16 +83,12 @@ def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
 
 
 def stream(server: RunningServer, request: dict[str, Any] | str) -> list[tuple[str, Any]]:
-    return outputs_of(server, "chat_stream", as_input(request))
-
-
-def outputs_of(server: RunningServer, graph: str, inputs: list[InferInput]) -> list[tuple[str, Any]]:
-    """Name and value of each output of a streaming graph, up to its end signal."""
+    """Name and value of each output of the streaming graph, up to its end signal."""
     results: SimpleQueue = SimpleQueue()
     outputs = []
     with InferenceServerClient(server.grpc_url) as client:
         client.start_stream(lambda result, error: results.put(error or result))
-        client.async_stream_infer(graph, inputs)
+        client.async_stream_infer("chat_stream", as_input(request))
         while not outputs or outputs[-1][0] != "end_signal":
             result = results.get(timeout=60)
             [output] = result.get_response().outputs
@@ -317,7 +314,11 @@ def test_all_servables_of_a_process_share_one_model(int8_model):
             assert "Paris" in ask(client, conversation(CAPITAL))["completion"]
             assert client.infer("python_model", [question]).as_numpy("token_count")[0] > 0
         assert "Paris" in joined(stream(server, conversation(CAPITAL)))["completion"]
-        assert any(name == "token_count" for name, _ in outputs_of(server, "python_model_stream", [question]))
+        client = [sys.executable, ROOT / "client_stream.py", "--url", server.grpc_url, "-p", CAPITAL]
+        done = subprocess.run(
+            [*client, "--model-name", "python_model_stream"], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert "Paris" in done.stdout
 
 
 def resident_bytes(pid: int) -> int:

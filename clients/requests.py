@@ -11,9 +11,8 @@ import numpy as np
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from client_common import RequestFailed, TooLong
+from clients.common import RequestFailed, TooLong
 
-PYTHON_MODEL = "python_model"
 CONNECT_TIMEOUT_S = 10
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # those that gRPC reads, in its order
 
@@ -86,22 +85,20 @@ class Server:
         return f" (asked through the proxy in {used}; no_proxy can list hosts to ask without it)" if used else ""
 
 
-def python_model(url: str, streaming: bool) -> Server:
-    """A server that is there and has this servable ready.
+def python_model(url: str, name: str, *, streaming: bool) -> Server:
+    """A server that is there and has a graph of this name ready, which answers prompts.
 
     Raises:
         RequestFailed: it is not there, or it is another servable.
     """
     server = Server(url)
-    outputs = server.outputs(PYTHON_MODEL)
+    outputs = server.outputs(name)
     if not outputs >= {"completion", "token_count"}:
-        raise RequestFailed(
-            f"{PYTHON_MODEL} at {url} is another servable: it has no outputs completion and token_count"
-        )
+        raise RequestFailed(f"{name} at {url} is another servable: it has no outputs completion and token_count")
     # The wrong client would wait for an end signal that never comes, or be told of an error that explains nothing.
     if ("end_signal" in outputs) != streaming:
         there = "unary servable: use client_unary.py" if streaming else "streaming servable: use client_stream.py"
-        raise RequestFailed(f"{PYTHON_MODEL} at {url} is the {there}")
+        raise RequestFailed(f"{name} at {url} is the {there}")
     return server
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from client_common import RequestFailed
+from clients.common import RequestFailed
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from rich.markdown import Markdown, TableDataElement
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from client_common import harmless, print_blocks, shown
+from clients.common import harmless, print_blocks, shown
 
 with suppress(ImportError):  # Windows, whose console does not show what is typed meanwhile
     import termios

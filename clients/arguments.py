@@ -25,6 +25,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 def parse_prompts(description: str) -> argparse.Namespace:
     """The command line of a client that asks questions in one request."""
     result = parser(description)
+    result.add_argument("--model-name", default="python_model", type=text, help="the graph (default: %(default)s)")
     result.add_argument(
         "-p",
         "--prompt",
