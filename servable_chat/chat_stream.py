@@ -5,7 +5,7 @@ from chat_outputs import summary, text
 from chat_settings import settings
 from pyovms import Tensor
 
-from text_generation.errors import client_message, log_failure
+from text_generation.errors import client_message
 from text_generation.serve import loading
 from text_generation.serve.request import ChatRequest
 from text_generation.serve.tensors import input_named, unpack_text
@@ -27,14 +27,14 @@ class OvmsPythonModel:
         """
         request = input_named("request", inputs)
         try:
-            self.chat.check_json_size(request.size)
-            with self.chat.answer(ChatRequest.parse(unpack_text(request))) as generation:
-                for [piece] in generation:
-                    yield [text("completion", piece)]
-                    yield []  # the server sends a set when it has the next one, and this one takes no time
+            with self.chat.observe() as observation:
+                self.chat.check_json_size(request.size)
+                with self.chat.answer(ChatRequest.parse(unpack_text(request)), observation) as generation:
+                    for [piece] in generation:
+                        yield [text("completion", piece)]
+                        yield []  # the server sends a set when it has the next one, and this one takes no time
             yield summary(generation)
         except Exception as error:
-            log_failure(error)
             yield [text("error_message", client_message(error))]
         yield [Tensor("end_signal", np.empty(0, dtype=np.uint8))]
 

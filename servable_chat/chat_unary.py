@@ -3,7 +3,6 @@
 from chat_outputs import summary, text
 from chat_settings import settings
 
-from text_generation.errors import logged_failures
 from text_generation.serve import loading
 from text_generation.serve.request import ChatRequest
 from text_generation.serve.tensors import input_named, unpack_text
@@ -21,9 +20,9 @@ class OvmsPythonModel:
     def execute(self, inputs):
         """request BYTES [1], JSON -> completion BYTES [1] and its summary; an exception is the client's error."""
         request = input_named("request", inputs)
-        with logged_failures():
+        with self.chat.observe() as observation:
             self.chat.check_json_size(request.size)
-            with self.chat.answer(ChatRequest.parse(unpack_text(request))) as generation:
+            with self.chat.answer(ChatRequest.parse(unpack_text(request)), observation) as generation:
                 [completion] = generation.join()
         return [text("completion", completion), *summary(generation)]
 

@@ -4,7 +4,7 @@ import numpy as np
 from config import settings
 from pyovms import Tensor
 
-from text_generation.errors import client_message, log_failure
+from text_generation.errors import client_message
 from text_generation.serve import loading
 from text_generation.serve.tensors import input_named, pack_texts, unpack_texts
 
@@ -26,14 +26,14 @@ class OvmsPythonModel:
         """
         pre_prompt = input_named("pre_prompt", inputs)
         try:
-            self.chat.check_size(pre_prompt.name, pre_prompt.size)
-            with self.chat.ask(unpack_texts(pre_prompt)) as generation:
-                for pieces in generation:
-                    yield [Tensor("completion", pack_texts(pieces), shape=[len(pieces)], datatype="BYTES")]
-                    yield []  # the server sends a set when it has the next one, and this one takes no time
+            with self.chat.observe() as observation:
+                self.chat.check_size(pre_prompt.name, pre_prompt.size)
+                with self.chat.ask(unpack_texts(pre_prompt), observation) as generation:
+                    for pieces in generation:
+                        yield [Tensor("completion", pack_texts(pieces), shape=[len(pieces)], datatype="BYTES")]
+                        yield []  # the server sends a set when it has the next one, and this one takes no time
             yield [Tensor("token_count", np.array([generation.token_count], dtype=np.int32))]
         except Exception as error:
-            log_failure(error)
             yield [Tensor("error_message", pack_texts([client_message(error)]), shape=[1], datatype="BYTES")]
         yield [Tensor("end_signal", np.empty(0, dtype=np.uint8))]
 

@@ -4,7 +4,6 @@ import numpy as np
 from config import settings
 from pyovms import Tensor
 
-from text_generation.errors import logged_failures
 from text_generation.serve import loading
 from text_generation.serve.tensors import input_named, pack_texts, unpack_texts
 
@@ -21,9 +20,9 @@ class OvmsPythonModel:
     def execute(self, inputs):
         """pre_prompt BYTES [n] -> completion BYTES [n], token_count INT32 [1]; an exception is the client's error."""
         pre_prompt = input_named("pre_prompt", inputs)
-        with logged_failures():
+        with self.chat.observe() as observation:
             self.chat.check_size(pre_prompt.name, pre_prompt.size)
-            with self.chat.ask(unpack_texts(pre_prompt)) as generation:
+            with self.chat.ask(unpack_texts(pre_prompt), observation) as generation:
                 completions = generation.join()
         return [
             Tensor("completion", pack_texts(completions), shape=[len(completions)], datatype="BYTES"),

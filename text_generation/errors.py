@@ -1,8 +1,6 @@
 """What can be wrong with a request, and how it is told and logged; all else that goes wrong is the server's fault."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -10,13 +8,28 @@ logger = logging.getLogger(__name__)
 class RequestError(ValueError):
     """The request can't be served as it is; the message says what is wrong with it and what to do."""
 
+    kind = "bad_request"
+
 
 class TooLongError(RequestError):
     """The request is longer than the model's context or a limit allows."""
 
+    kind = "too_long"
+
 
 class BusyError(Exception):
     """There is no place for the request now; the client may try again later."""
+
+    kind = "busy"
+
+
+# All kinds of errors; "internal" is the server's fault.
+ERROR_KINDS = (RequestError.kind, TooLongError.kind, BusyError.kind, "internal")
+
+
+def error_kind(error: Exception) -> str:
+    """Which of ERROR_KINDS an error is."""
+    return getattr(error, "kind", "internal")
 
 
 def client_message(error: Exception) -> str:
@@ -26,26 +39,17 @@ def client_message(error: Exception) -> str:
     return f"the server failed: {type(error).__name__}: {error}"
 
 
-def log_failure(error: Exception) -> None:
+def log_failure(error: Exception, request_id: str) -> None:
     """One line in the log for a request that failed; the server's own faults with a traceback at DEBUG.
 
     The model server itself shows the cause at its own DEBUG level only.
     """
+    extra = {"fields": {"request_id": request_id}}
     if isinstance(error, RequestError | BusyError):
-        logger.warning("request refused: %s", error)
+        logger.warning("request refused: %s", error, extra=extra)
     else:
-        logger.error("request failed: %s: %s", type(error).__name__, first_line(error))
-        logger.debug("traceback of the failed request", exc_info=error)
-
-
-@contextmanager
-def logged_failures() -> Iterator[None]:
-    """Log what goes wrong in the block, and raise it."""
-    try:
-        yield
-    except Exception as error:
-        log_failure(error)
-        raise
+        logger.error("request failed: %s: %s", type(error).__name__, first_line(error), extra=extra)
+        logger.debug("traceback of the failed request", exc_info=error, extra=extra)
 
 
 def first_line(error: Exception) -> str:

@@ -43,6 +43,21 @@ class Admission:
         self._tokens = 0
         self._waiting: deque[Place] = deque()
 
+    @property
+    def running(self) -> int:
+        """Requests that run now."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait now."""
+        return len(self._waiting)
+
+    @property
+    def taken(self) -> float:
+        """The share of `max_tokens` that is kept for the requests that run."""
+        return self._tokens / self._max_tokens
+
     @contextmanager
     def place(self, tokens: int = 0) -> Iterator[Place]:
         """A place for a request of up to `tokens` tokens, to be waited for; BusyError where the queue is full.

@@ -5,8 +5,8 @@ import logging
 import math
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import nullcontext
-from typing import Any
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from text_generation.chat_template import Message
 from text_generation.errors import RequestError, TooLongError
@@ -15,11 +15,15 @@ from text_generation.serve.admission import Admission
 from text_generation.serve.engines import engine_class
 from text_generation.serve.engines.base import KEEPALIVE_S, NewTokens, Step, Work
 from text_generation.serve.generation import Ends, Generation
+from text_generation.serve.observation import Observation
 from text_generation.serve.prompts import PromptEncoder
 from text_generation.serve.request import ChatRequest
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 from text_generation.serve.stop_tokens import stop_token_ids
+
+if TYPE_CHECKING:
+    from text_generation.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +40,12 @@ class Chat:
         """Load the model; ModelFolderError or whatever the engine raises where that fails."""
         self._settings = settings
         self.default_sampling = settings.default_sampling()
-        self._engine = engine_class(settings.engine)(settings)
-        try:
+        with ExitStack() as opened:
+            self._metrics = _open_metrics(settings)
+            if self._metrics is not None:
+                opened.callback(self._metrics.close)
+            self._engine = engine_class(settings.engine)(settings)
+            opened.callback(self._engine.close)
             self._encoder = PromptEncoder.load(settings.model_path)
             self.tokenizer = self._encoder.tokenizer
             self._context_length = context_length(settings.model_path)
@@ -53,9 +61,13 @@ class Chat:
             self._one_long_request = threading.Lock()
             self._engine.wait_ready()
             self._admission = self._limit()
-        except BaseException:
-            self._engine.close()
-            raise
+            if self._metrics is not None:
+                self._metrics.watch(self._admission, self._cache_usage)
+            self._opened = opened.pop_all()
+
+    def observe(self) -> Observation:
+        """A context for all that is done for one request, from its arrival on; see Observation."""
+        return Observation(self._metrics)
 
     def check_size(self, name: str, size: int) -> None:
         """TooLongError where questions, an input called `name` of so many bytes, can't be within the limits.
@@ -74,9 +86,9 @@ class Chat:
         if size > limit:
             raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST could never let in as many"))
 
-    def ask(self, questions: Sequence[str]) -> Generation:
+    def ask(self, questions: Sequence[str], observation: Observation | None = None) -> Generation:
         """Answer questions, each on its own, sampled as the settings say; what goes wrong is as with `answer`."""
-        return self.generate(self.encode(questions), self.default_sampling)
+        return self.generate(self.encode(questions), self.default_sampling, observation)
 
     def encode(self, questions: Sequence[str]) -> list[list[int]]:
         """The token ids of each question's prompt; RequestError where a question can't be asked."""
@@ -93,7 +105,7 @@ class Chat:
         logger.debug("%d prompts: %r", count, questions)
         return self._encode([self._with_system_prompt([{"role": "user", "content": q}]) for q in questions], {})
 
-    def answer(self, request: ChatRequest) -> Generation:
+    def answer(self, request: ChatRequest, observation: Observation | None = None) -> Generation:
         """Answer a conversation as the request asks.
 
         RequestError where the request can't be served, TooLongError among them where it is too long. Iterating over the
@@ -115,19 +127,22 @@ class Chat:
         self.check_json_size(sum(len(message["content"]) for message in conversation) * _JSON_EXPANSION)
         [prompt] = self._encode([self._with_system_prompt(conversation)], request.chat_template_kwargs)
         self._check_conversation(len(prompt))
-        return self.generate([prompt], sampling)
+        return self.generate([prompt], sampling, observation)
 
-    def generate(self, prompts: list[list[int]], sampling: SamplingParams) -> Generation:
+    def generate(
+        self, prompts: list[list[int]], sampling: SamplingParams, observation: Observation | None = None
+    ) -> Generation:
         """Complete prompts given as token ids; TooLongError where they are."""
+        observation = observation or Observation()
         self._check_batch(prompts)
         budgets = [min(sampling.max_tokens, self._context_length - len(prompt)) for prompt in prompts]
-        steps = self._in_turn(Work(prompts, budgets, sampling, self._stop_token_ids))
+        steps = self._in_turn(Work(prompts, budgets, sampling, self._stop_token_ids), observation)
         ends = Ends(self._stop_token_ids, self._special_token_ids, sampling.stop)
-        return Generation(steps, [len(prompt) for prompt in prompts], self.tokenizer, ends)
+        return Generation(steps, [len(prompt) for prompt in prompts], self.tokenizer, ends, observation)
 
     def close(self) -> None:
         """Stop what runs and free the model."""
-        self._engine.close()
+        self._opened.close()
 
     def _with_system_prompt(self, conversation: list[Message]) -> list[Message]:
         if self._settings.system_prompt is None or conversation[0]["role"] == "system":
@@ -171,12 +186,26 @@ class Chat:
             self._settings.kv_cache_gb * 2**30 // token_bytes if token_bytes else math.inf,
         )
 
-    def _in_turn(self, work: Work) -> Generator[Step]:
+    def _cache_usage(self) -> float:
+        usage = self._engine.cache_usage
+        return self._admission.taken if usage is None else usage
+
+    def _in_turn(self, work: Work, observation: Observation) -> Generator[Step]:
         tokens = max(map(len, work.prompts)) * len(work.prompts) + sum(work.budgets)
+        observation.queued()
         with self._admission.place(tokens) as place:
             while not place.wait(KEEPALIVE_S):
                 yield [NewTokens() for _ in work.prompts]
+            observation.admitted()
             yield from self._engine.generate(work)
+
+
+def _open_metrics(settings: Settings) -> "Metrics | None":
+    if settings.llm_metrics_port is None:
+        return None
+    from text_generation.serve.metrics import Metrics
+
+    return Metrics(settings.served_model, settings.llm_metrics_address, settings.llm_metrics_port)
 
 
 def _too_long(length: str, reason: str) -> str:

@@ -1,7 +1,5 @@
 """The answer to a request in the making: token ids become text, and end where they should."""
 
-import logging
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -10,9 +8,8 @@ from tokenizers import Tokenizer
 
 from text_generation.serve.detokenizer import detokenizer
 from text_generation.serve.engines.base import NewTokens, Step
+from text_generation.serve.observation import Observation
 from text_generation.serve.stop_strings import StopStrings
-
-logger = logging.getLogger(__name__)
 
 FinishReason = Literal["stop", "length"]
 
@@ -75,11 +72,19 @@ class Generation(Iterator[list[str]]):
     work for it within one token.
     """
 
-    def __init__(self, steps: Generator[Step], prompt_lengths: list[int], tokenizer: Tokenizer, ends: Ends):
+    def __init__(
+        self,
+        steps: Generator[Step],
+        prompt_lengths: list[int],
+        tokenizer: Tokenizer,
+        ends: Ends,
+        observation: Observation,
+    ):
         self._steps = steps
-        self._started = time.monotonic()
         self.prompt_lengths = prompt_lengths
         self.completions = [Completion(tokenizer, ends) for _ in prompt_lengths]
+        self._observation = observation
+        observation.generating(prompt_lengths, self.completions)
 
     @property
     def token_count(self) -> int:
@@ -88,7 +93,10 @@ class Generation(Iterator[list[str]]):
 
     def __next__(self) -> list[str]:
         for step in self._steps:
+            before = self.token_count
             pieces = [completion.push(new) for completion, new in zip(self.completions, step, strict=True)]
+            if (tokens := self.token_count - before) > 0:
+                self._observation.step(tokens, sum(bool(new.ids) for new in step))
             if all(completion.finish_reason for completion in self.completions):
                 self._steps.close()
                 if not any(pieces):
@@ -108,5 +116,3 @@ class Generation(Iterator[list[str]]):
 
     def __exit__(self, *_: object) -> None:
         self._steps.close()
-        seconds = time.monotonic() - self._started
-        logger.info("%d prompts: %d tokens generated in %.2f s", len(self.completions), self.token_count, seconds)

@@ -11,7 +11,7 @@ from text_generation.errors import RequestError
 from text_generation.model_folder import ModelFolderError, ModelInfo
 from text_generation.serve.chat import Chat
 from text_generation.serve.request import ChatMessage, ChatRequest
-from text_generation.serve.settings import Settings
+from text_generation.serve.settings import SettingError, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _load(settings: Settings) -> Chat:
         except BaseException:
             chat.close()
             raise
-    except ModelFolderError:
+    except (ModelFolderError, SettingError):
         raise
     except Exception as error:
         cause = " ".join(str(error).split())
@@ -67,8 +67,13 @@ def _load(settings: Settings) -> Chat:
             f"ENGINE={settings.engine} can't run {settings.model_path} on DEVICE={settings.device} with "
             f"OV_CONFIG={json.dumps(settings.ov_config)} and KV_CACHE_GB={settings.kv_cache_gb}: {cause}"
         ) from error
-    name = settings.selected_model or (info.model if info else "the model")
-    logger.info("%s in %s is ready (ENGINE=%s, DEVICE=%s)", name, settings.model_path, settings.engine, settings.device)
+    logger.info(
+        "%s in %s is ready (ENGINE=%s, DEVICE=%s)",
+        settings.served_model,
+        settings.model_path,
+        settings.engine,
+        settings.device,
+    )
     return chat
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Json, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError, read_json
 from text_generation.serve.engines import EngineName
 from text_generation.serve.sampling import RepetitionPenalty, SamplingParams, Seed, Temperature, TopK, TopP
@@ -36,6 +37,9 @@ class Settings(BaseSettings):
         DEFAULT_OV_CONFIG
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    llm_metrics_port: int | None = Field(None, ge=1, le=65535)
+    llm_metrics_address: str = "127.0.0.1"
 
     # What is not set here comes from the model folder.
     temperature: Temperature | None = None
@@ -65,6 +69,14 @@ class Settings(BaseSettings):
                 f"{'.'.join(map(str, e['loc'])).upper()} is {str(e['input'])!r}: {e['msg']}" for e in error.errors()
             )
             raise SettingError("; ".join(problems)) from None
+
+    @property
+    def served_model(self) -> str:
+        """What to call the model: SELECTED_MODEL, else what the model folder says, else the folder's name."""
+        if self.selected_model is not None:
+            return self.selected_model
+        info = model_folder.read(self.model_path)
+        return info.model if info else self.model_path.resolve().name
 
     def default_sampling(self) -> SamplingParams:
         """How requests that say nothing else are sampled: as set here, else by the model folder's

@@ -55,6 +55,11 @@ class Engine(ABC):
         """What a token takes in the key-value cache; None where the engine itself keeps to KV_CACHE_GB."""
         return None
 
+    @property
+    def cache_usage(self) -> float | None:
+        """The share of KV_CACHE_GB that running requests use; None where the engine does not know."""
+        return None
+
     @abstractmethod
     def generate(self, work: Work) -> Generator[Step]:
         """Generate step by step; closing the generator gives up all that it holds."""

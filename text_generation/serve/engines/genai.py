@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from text_generation.serve.engines.base import KEEPALIVE_S, Engine, NewTokens, Step, Work
-from text_generation.serve.engines.genai_messages import Cancel, End, PipelineSettings, Request, Tokens
+from text_generation.serve.engines.genai_messages import CacheUsage, Cancel, End, PipelineSettings, Request, Tokens
 from text_generation.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class GenaiEngine(Engine):
         self._requests: dict[int, tuple[Request, SimpleQueue[Tokens | End]]] = {}
         self._closed = False
         self._ready = False
+        self._cache_usage = 0.0
         self._process = _Process(settings)
         self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
 
@@ -52,6 +53,10 @@ class GenaiEngine(Engine):
         self._process.wait_loaded()
         self._ready = True
         self._thread.start()
+
+    @property
+    def cache_usage(self) -> float:
+        return self._cache_usage
 
     def close(self) -> None:
         with self._changed:
@@ -93,6 +98,9 @@ class GenaiEngine(Engine):
                     continue
                 return
             for event in events:
+                if isinstance(event, CacheUsage):
+                    self._cache_usage = event.share
+                    continue
                 take = self._requests.pop if isinstance(event, End) else self._requests.get
                 if (found := take(event.request_id, None)) is not None:
                     _, queue = found
@@ -103,6 +111,7 @@ class GenaiEngine(Engine):
         reason = f"the generating process ended ({self._process.exit_code()})"
         with self._changed:
             self._ready = False
+            self._cache_usage = 0.0
             self._end_all(reason)
         while not self._closed:
             logger.error("%s: starting another one", reason)

@@ -52,5 +52,12 @@ class End:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class CacheUsage:
+    """From the worker: the share of the key-value cache that running requests use, where it has changed."""
+
+    share: float
+
+
 # A message from the worker: all that one step brought.
-Events = list[Tokens | End]
+Events = list[Tokens | End | CacheUsage]

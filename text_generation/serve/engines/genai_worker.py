@@ -16,7 +16,15 @@ import openvino_genai as ov_genai
 
 from text_generation.errors import RequestError
 from text_generation.serve.engines.device import compile_options
-from text_generation.serve.engines.genai_messages import Cancel, End, Events, PipelineSettings, Request, Tokens
+from text_generation.serve.engines.genai_messages import (
+    CacheUsage,
+    Cancel,
+    End,
+    Events,
+    PipelineSettings,
+    Request,
+    Tokens,
+)
 
 
 class Worker:
@@ -27,6 +35,7 @@ class Worker:
         self._connection = connection
         self._handle_ids = itertools.count()
         self._running: dict[int, _Running] = {}  # by request_id
+        self._cache_usage = CacheUsage(0.0)
 
     def run(self) -> None:
         """Serve until the other side is gone (EOFError)."""
@@ -61,6 +70,11 @@ class Worker:
             events += running.collect()
             if running.over:
                 del self._running[request_id]
+        # The pipeline's own figure stays what it was at the last step when nothing runs any more.
+        usage = CacheUsage(self._pipeline.get_metrics().cache_usage / 100 if self._running else 0.0)
+        if usage != self._cache_usage:
+            self._cache_usage = usage
+            events.append(usage)
         return events
 
 

@@ -1,0 +1,148 @@
+"""A chat's metrics for Prometheus, on a port of its own.
+
+Names and meanings are those of vLLM (https://docs.vllm.ai/en/stable/usage/metrics/) with `llm_` for `vllm:`, so that
+its dashboards fit. deploy/README.md lists them.
+"""
+
+from collections.abc import Callable, Sequence
+
+import prometheus_client
+
+from text_generation.errors import ERROR_KINDS
+from text_generation.serve.admission import Admission
+from text_generation.serve.observation import CANCELLED, RequestRecord
+from text_generation.serve.settings import SettingError
+
+PREFIX = "llm_"
+_FINISHED_REASONS = ("stop", "length", "abort")
+
+# Upper bounds in seconds and in tokens: vLLM's, and smaller ones below them, since small models are fast.
+_FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
+_PER_TOKEN_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80
+)  # fmt: skip
+_REQUEST_S = (
+    0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920
+)  # fmt: skip
+_TOKENS = tuple(mantissa * 10**exponent for exponent in range(5) for mantissa in (1, 2, 5))
+
+prometheus_client.disable_created_metrics()
+
+
+class Metrics:
+    """The metrics, and the HTTP server that Prometheus reads them from."""
+
+    def __init__(self, model_name: str, address: str, port: int):
+        """Listen; SettingError where that can't be done."""
+        self._model_name = model_name
+        self._registry = prometheus_client.CollectorRegistry()
+        self._make_counters()
+        self._make_histograms()
+        self._running = self._gauge("num_requests_running", "Requests that generate")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place")
+        self._cache = self._gauge("kv_cache_usage_perc", "Share of KV_CACHE_GB that running requests use; 1 is all")
+        try:
+            self._server, self._thread = prometheus_client.start_http_server(port, address, self._registry)
+        except OSError as error:
+            raise SettingError(
+                f"LLM_METRICS_PORT is {port}: can't listen on {address}:{port}: {error.strerror or error}"
+            ) from error
+
+    def watch(self, admission: Admission, cache_usage: Callable[[], float]) -> None:
+        """Look there, whenever Prometheus asks, for how many requests run and wait, and for the cache's use."""
+        self._running.set_function(lambda: admission.running)
+        self._waiting.set_function(lambda: admission.waiting)
+        self._cache.set_function(cache_usage)
+
+    def admitted(self, queue_s: float, prompt_tokens: int) -> None:
+        """A request has got its place."""
+        self._queue.observe(queue_s)
+        self._prompt_tokens.inc(prompt_tokens)
+
+    def first_token(self, seconds: float, tokens: int) -> None:
+        """A request's first step has brought so many tokens, so long after it arrived."""
+        self._first_token.observe(seconds)
+        self._generation_tokens.inc(tokens)
+
+    def tokens(self, tokens: int, seconds: float) -> None:
+        """A later step has brought so many tokens; `seconds` is the time between two of one completion."""
+        self._between_tokens.observe(seconds)
+        self._generation_tokens.inc(tokens)
+
+    def ended(self, record: RequestRecord, failed: bool) -> None:
+        """A request is over."""
+        if failed:
+            self._errors.labels(self._model_name, record.ended).inc()
+            return
+        for reason in record.finish_reasons:
+            self._finished.labels(self._model_name, reason or "abort").inc()
+        if record.ended == CANCELLED:
+            return
+        self._total.observe(record.total_s)
+        self._longest_completion.observe(max(record.completion_tokens))
+        for prompt_tokens, completion_tokens in zip(record.prompt_tokens, record.completion_tokens, strict=True):
+            self._prompt_length.observe(prompt_tokens)
+            self._completion_length.observe(completion_tokens)
+        if record.first_token_s is not None:
+            self._prefill.observe(record.prefill_s)
+            self._decode.observe(record.decode_s)
+            if max(record.completion_tokens) > 1:
+                self._per_token.observe(record.decode_s / (max(record.completion_tokens) - 1))
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _make_counters(self) -> None:
+        self._prompt_tokens = self._counter("prompt_tokens", "Tokens of the prompts that got a place").labels(
+            self._model_name
+        )
+        self._generation_tokens = self._counter("generation_tokens", "Generated tokens").labels(self._model_name)
+        self._finished = self._counter(
+            "request_success", "Completions, by why they ended; abort: the client left", "finished_reason"
+        )
+        self._errors = self._counter("request_errors", "Requests that were refused or failed, by kind", "kind")
+        # There with 0 from the start, for a rate to begin with.
+        for reason in _FINISHED_REASONS:
+            self._finished.labels(self._model_name, reason)
+        for kind in ERROR_KINDS:
+            self._errors.labels(self._model_name, kind)
+
+    def _make_histograms(self) -> None:
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds", "From a request's arrival to its first token", _FIRST_TOKEN_S
+        )
+        self._between_tokens = self._histogram(
+            "inter_token_latency_seconds", "Time between two tokens of a completion, taken at each step", _PER_TOKEN_S
+        )
+        self._per_token = self._histogram(
+            "time_per_output_token_seconds", "Mean time between a request's tokens", _PER_TOKEN_S
+        )
+        self._queue = self._histogram("request_queue_time_seconds", "Wait for a place among those that run", _REQUEST_S)
+        self._prefill = self._histogram(
+            "request_prefill_time_seconds", "From a request's place to its first token", _REQUEST_S
+        )
+        self._decode = self._histogram(
+            "request_decode_time_seconds", "From a request's first token to its last", _REQUEST_S
+        )
+        self._total = self._histogram("e2e_request_latency_seconds", "From a request's arrival to its end", _REQUEST_S)
+        self._prompt_length = self._histogram("request_prompt_tokens", "Tokens of a prompt", _TOKENS)
+        self._completion_length = self._histogram("request_generation_tokens", "Tokens of a completion", _TOKENS)
+        self._longest_completion = self._histogram(
+            "request_max_num_generation_tokens", "Tokens of a request's longest completion", _TOKENS
+        )
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(PREFIX + name, documentation, ["model_name", *labels], registry=self._registry)
+
+    def _gauge(self, name: str, documentation: str) -> prometheus_client.Gauge:
+        gauge = prometheus_client.Gauge(PREFIX + name, documentation, ["model_name"], registry=self._registry)
+        return gauge.labels(self._model_name)
+
+    def _histogram(self, name: str, documentation: str, bounds: Sequence[float]) -> prometheus_client.Histogram:
+        histogram = prometheus_client.Histogram(
+            PREFIX + name, documentation, ["model_name"], registry=self._registry, buckets=bounds
+        )
+        return histogram.labels(self._model_name)
