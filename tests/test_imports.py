@@ -50,7 +50,7 @@ def test_rules_of_import(place):
         ("text_generation.serve.request", {"torch", "transformers.modeling_utils", "openvino", "openvino_genai"}),
         (
             "text_generation.serve.chat",
-            {"torch", "transformers.modeling_utils", "openvino", "openvino_genai", "optimum"},
+            {"torch", "transformers.modeling_utils", "openvino", "openvino_genai", "optimum", "prometheus_client"},
         ),
         ("text_generation.serve.engines.genai", {"torch", "transformers", "openvino_genai", "optimum"}),
         ("text_generation.serve.engines.genai_worker", {"torch", "transformers", "optimum"}),

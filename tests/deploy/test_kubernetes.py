@@ -73,11 +73,11 @@ def test_each_model_has_an_overlay_of_its_own() -> None:
 
 def test_references_meet(rendered: dict[str, dict]) -> None:
     labels = rendered["Deployment/llm-text-generation"]["spec"]["template"]["metadata"]["labels"]
-    for name in ("Service/llm-text-generation", "Service/llm-text-generation-pods"):
+    container_ports = {port["name"] for port in pod(rendered)["containers"][0]["ports"]}
+    for name, missing in (("Service/llm-text-generation", {"metrics"}), ("Service/llm-text-generation-pods", set())):
         selector = rendered[name]["spec"]["selector"]
         assert selector.items() <= labels.items()
-        container_ports = {port["name"] for port in pod(rendered)["containers"][0]["ports"]}
-        assert {port["targetPort"] for port in rendered[name]["spec"]["ports"]} == container_ports
+        assert {port["targetPort"] for port in rendered[name]["spec"]["ports"]} == container_ports - missing
     budget = rendered["PodDisruptionBudget/llm-text-generation"]["spec"]["selector"]["matchLabels"]
     assert budget.items() <= labels.items()
     job = rendered["Job/prepare-model"]["spec"]["template"]
@@ -87,6 +87,10 @@ def test_references_meet(rendered: dict[str, dict]) -> None:
         assert claims == ["llm-models"]
         config = spec["containers"][0]["envFrom"][0]["configMapRef"]["name"]
         assert re.fullmatch(r"model-\w+", config)
+    metadata = rendered["Deployment/llm-text-generation"]["spec"]["template"]["metadata"]
+    ports = {port["name"]: str(port["containerPort"]) for port in pod(rendered)["containers"][0]["ports"]}
+    assert metadata["annotations"]["prometheus.io/port"] == ports["metrics"]
+    assert {"name": "LLM_METRICS_PORT", "value": ports["metrics"]} in pod(rendered)["containers"][0]["env"]
     target = rendered["HorizontalPodAutoscaler/llm-text-generation"]["spec"]["scaleTargetRef"]
     assert f"{target['kind']}/{target['name']}" in rendered
     assert "replicas" not in rendered["Deployment/llm-text-generation"]["spec"], "it would undo the autoscaler's work"

@@ -108,6 +108,9 @@ def test_ov_config_is_laid_over_the_defaults(monkeypatch):
         ("TOP_K", "2147483648"),
         ("SYSTEM_PROMPT", "\udcff"),
         ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+        ("LLM_METRICS_PORT", "0"),
+        ("LLM_METRICS_PORT", "65536"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypatch, name, value):
