@@ -8,11 +8,11 @@ ARG BASE_IMAGE=openvino/model_server:latest
 FROM ${BASE_IMAGE}
 
 USER root
-# As the base has it; newer releases keep jinja2, which the server itself imports, in python_deps.
+# Paths as the base has them; newer releases keep jinja2, which the server itself imports, in python_deps. The address is
+# the container's own: what publishes LLM_METRICS_PORT decides who reaches it.
 ENV LD_LIBRARY_PATH=/ovms/lib \
-    PYTHONPATH=/ovms/lib/python:/ovms/python_deps
-# A container's own address: who reaches its metrics is decided by what publishes the port.
-ENV LLM_METRICS_ADDRESS=0.0.0.0
+    PYTHONPATH=/ovms/lib/python:/ovms/python_deps \
+    LLM_METRICS_ADDRESS=0.0.0.0
 # For pip, while building only: the system's Python is the one the server embeds, so no virtual environment.
 ARG PIP_BREAK_SYSTEM_PACKAGES=1 \
     PIP_ROOT_USER_ACTION=ignore

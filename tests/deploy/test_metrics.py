@@ -68,6 +68,10 @@ def test_the_page_says_what_each_is(exposed):
     assert sorted(rows) == sorted(exposed)
 
 
+def test_the_image_opens_them_to_what_publishes_their_port():
+    assert re.search(r"(?m)^ENV (.*\\\n)* *LLM_METRICS_ADDRESS=0\.0\.0\.0$", (ROOT / "Dockerfile").read_text())
+
+
 def test_the_autoscalers_go_by_the_queue(exposed):
     scaler = yaml.safe_load((DEPLOY / "kubernetes/base/autoscaler.yaml").read_text())
     targets = {
