@@ -6,9 +6,16 @@ logger = logging.getLogger(__name__)
 
 
 class RequestError(ValueError):
-    """The request can't be served as it is; the message says what is wrong with it and what to do."""
+    """The request can't be served as it is; the message says what is wrong with it and what to do.
+
+    `log_message` is the message for the log, where it must not quote the request as the one for the client does.
+    """
 
     kind = "bad_request"
+
+    def __init__(self, message: str, log_message: str | None = None):
+        super().__init__(message)
+        self.log_message = message if log_message is None else log_message
 
 
 class TooLongError(RequestError):
@@ -46,7 +53,7 @@ def log_failure(error: Exception, request_id: str) -> None:
     """
     extra = {"fields": {"request_id": request_id}}
     if isinstance(error, RequestError | BusyError):
-        logger.warning("request refused: %s", error, extra=extra)
+        logger.warning("request refused: %s", getattr(error, "log_message", error), extra=extra)
     else:
         logger.error("request failed: %s: %s", type(error).__name__, first_line(error), extra=extra)
         logger.debug("traceback of the failed request", exc_info=error, extra=extra)

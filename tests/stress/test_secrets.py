@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from tests.stress import clients
 
@@ -49,3 +52,23 @@ def test_prompts_are_in_the_log_at_debug_alone(serving, level, logged):
         assert "no UTF-8" not in clients.stream(server.grpc_url, SECRET * 3000).error  # refused, which is logged too
         server.stop()
         assert (SECRET in server.log) == logged
+
+
+def test_a_refused_conversation_is_not_quoted_in_the_log(serving):
+    """The client is told what it sent; the log, which others read, is not."""
+    wrong = [
+        {"messages": [{"role": "user", "content": [SECRET]}]},
+        {"messages": [{"role": SECRET, "content": "Hi"}]},
+        {"messages": SECRET},
+        {"messages": [{"role": "user", "content": "Hi"}], "temperature": SECRET},
+        {"messages": [{"role": "user", "content": "Hi"}], "stop": [SECRET * 20]},
+    ]
+    with serving("chat", MAX_NEW_TOKENS=4) as server, InferenceServerClient(server.grpc_url) as client:
+        for request in wrong:
+            tensor = InferInput("request", [1], "BYTES")
+            tensor.set_data_from_numpy(np.array([json.dumps(request).encode()], dtype=np.object_))
+            with pytest.raises(InferenceServerException, match="xyzzy"):
+                client.infer("chat", [tensor])
+        server.stop()
+        assert server.log.count("request refused: ") == len(wrong)
+        assert "xyzzy" not in server.log

@@ -82,9 +82,7 @@ class Chat:
 
     def check_json_size(self, size: int) -> None:
         """The same for a conversation in JSON."""
-        limit = self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD
-        if size > limit:
-            raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST could never let in as many"))
+        _check_conversation_size(size, self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD)
 
     def ask(self, questions: Sequence[str], observation: Observation | None = None) -> Generation:
         """Answer questions, each on its own, sampled as the settings say; what goes wrong is as with `answer`."""
@@ -124,7 +122,7 @@ class Chat:
                 raise RequestError(f"messages.{number}.content: has a null byte in it")
         logger.debug("conversation: %r", conversation)
         # Tokenizing takes far more memory than the text, so what is hopeless is refused before.
-        self.check_json_size(sum(len(message["content"]) for message in conversation) * _JSON_EXPANSION)
+        _check_conversation_size(sum(len(m["content"].encode()) for m in conversation), self._max_bytes)
         [prompt] = self._encode([self._with_system_prompt(conversation)], request.chat_template_kwargs)
         self._check_conversation(len(prompt))
         return self.generate([prompt], sampling, observation)
@@ -206,6 +204,11 @@ def _open_metrics(settings: Settings) -> "Metrics | None":
     from text_generation.serve.metrics import Metrics
 
     return Metrics(settings.served_model, settings.llm_metrics_address, settings.llm_metrics_port)
+
+
+def _check_conversation_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST could never let in as many"))
 
 
 def _too_long(length: str, reason: str) -> str:

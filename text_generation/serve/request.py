@@ -71,7 +71,10 @@ class ChatRequest(SamplingParams):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise RequestError("; ".join(map(_problem, error.errors()[:3]))) from None
+            problems = error.errors()[:3]
+            raise RequestError(
+                "; ".join(map(_problem, problems)), "; ".join(map(_unquoted_problem, problems))
+            ) from None
 
     @property
     def conversation(self) -> list[Message]:
@@ -120,12 +123,17 @@ def _refuse_constant(name: str) -> None:
 
 def _problem(error: dict[str, Any]) -> str:
     """One of pydantic's errors as `field: what is wrong with it`."""
+    quotes_nothing = error["type"] in ("missing", "extra_forbidden")
+    return _unquoted_problem(error) + ("" if quotes_nothing else f" (got {_shortened(error['input'])})")
+
+
+def _unquoted_problem(error: dict[str, Any]) -> str:
+    """The same without the value, which may be what somebody has written."""
     place = ".".join(map(str, error["loc"])) or "request"
     if error["type"] == "extra_forbidden":
         known = ChatRequest if len(error["loc"]) == 1 else None
         return f"{place}: there is no such field" + (f"; there are {', '.join(known.model_fields)}" if known else "")
-    value = "" if error["type"] == "missing" else f" (got {_shortened(error['input'])})"
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}{value}"
+    return f"{place}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _shortened(value: Any) -> str:
