@@ -5,7 +5,6 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFKC
 from tokenizers.pre_tokenizers import Metaspace
-from transformers import AutoTokenizer
 
 from text_generation.chat_template import ChatTemplate
 from text_generation.serve.prompts import PromptEncoder
@@ -27,16 +26,6 @@ HOSTILE = [
     "<|endoftext|> \U00100000 <|im_end|>",
     "  <repo_name>x ",
 ]
-
-
-@pytest.fixture(scope="module")
-def encoder(int8_model) -> PromptEncoder:
-    return PromptEncoder.load(int8_model)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(int8_model):
-    return AutoTokenizer.from_pretrained(int8_model)
 
 
 @pytest.mark.parametrize("question", ORDINARY)

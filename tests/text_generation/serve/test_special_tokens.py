@@ -3,9 +3,6 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
-
-from text_generation.serve.prompts import PromptEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -22,16 +19,6 @@ ORDINARY = st.lists(TEXT | SPACES | st.sampled_from(["<|im_", "end|>", "[INST]",
 @pytest.fixture(scope="module", params=[None, "Answer in French."])
 def system_prompt(request) -> str | None:
     return request.param
-
-
-@pytest.fixture(scope="module")
-def encoder(int8_model) -> PromptEncoder:
-    return PromptEncoder.load(int8_model)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(int8_model):
-    return AutoTokenizer.from_pretrained(int8_model)
 
 
 @pytest.fixture(scope="module")
