@@ -47,6 +47,8 @@ def check(resource: dict) -> None:
 for name, value in vars(kserve.models).items():
     if name.startswith("V1"):
         setattr(kubernetes.client.models, name, value)
+# A class that the SDK names and does not have: a quantity, which is written as a string.
+kubernetes.client.models.V1beta1MetricQuantity = str
 for file in sys.argv[1:]:
     for document in yaml.safe_load_all(Path(file).read_text()):
         check(document)
