@@ -52,10 +52,10 @@ def test_generation_ends_with_the_stream(serving, engine, scale, report, int8_mo
     tokenizer = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
     title = f"{engine}: streaming clients killed, cancelled or cut off at a random moment"
     with report.row(title) as row, serving("stream", ENGINE=engine, **ONE_PLACE) as server:
-        # The server makes threads when it first needs them, the last one where a client leaves before its first piece.
-        for moment in (3, 0):
+        # The server makes threads when it first needs them: the last one for a long answer to a long prompt.
+        for prompt in PROMPTS:
             for way in WAYS:
-                leave(server, way, moment, "Hi", tokenizer)
+                leave(server, way, 40, prompt, tokenizer)
         threads = watch.threads(server)
         delays = []
         for number in range(scale.leaving_clients):
