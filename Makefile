@@ -58,7 +58,7 @@ test: lint $(VENV)/installed-dev  ## all tests, on the real model
 
 .PHONY: test-fast
 test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no model
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" tests
 
 .PHONY: stress
 stress: $(VENV)/installed-dev  ## the long forms of the tests that break things, and a report (STRESS_MINUTES=)
