@@ -34,6 +34,7 @@ RUN PYTHONPATH="${PWD}/openvino_release:${PYTHONPATH}" python3.12 -m pip install
 
 COPY pyproject.toml LICENSE ./
 COPY text_generation text_generation/
+COPY ovms_local ovms_local/
 RUN python3.12 -m pip install --no-cache-dir --no-deps . && rm -rf build ./*.egg-info
 
 COPY download_model.py compress_model.py ./

@@ -1,6 +1,5 @@
 """The image's build steps that can be run without Docker, each as the Dockerfile runs it."""
 
-import ast
 import json
 import os
 import re
@@ -10,9 +9,9 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ..packages import closure, imported_packages
 from .conftest import ROOT
 
 IMAGE = ROOT / "deploy" / "image"
@@ -228,20 +227,6 @@ def test_entry_point_lets_the_server_open_as_many_files_as_the_system_does(tmp_p
     assert result.stdout.splitlines() == ["4096", "--config_path", "/a folder/config.json"]
 
 
-def closure(*names: str) -> set[str]:
-    """The distributions that these bring, themselves included, without what extras would add."""
-    found: set[str] = set()
-    left = [*names]
-    while left:
-        requirement = Requirement(left.pop())
-        name = canonicalize_name(requirement.name)
-        if name in found or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
-            continue
-        found.add(name)
-        left += requires(name) or []
-    return found
-
-
 def test_latest_py_lacks_only_what_its_lines_install() -> None:
     """What that image is built with, and what the page installs besides, has every package that a servable imports."""
     line = re.search(r"--target packages \. (.+)", (ROOT / "deploy" / "README.md").read_text())
@@ -250,11 +235,7 @@ def test_latest_py_lacks_only_what_its_lines_install() -> None:
     assert all(requirement in requirements for requirement in installed)
     has = closure("optimum-intel", "nncf", "tritonclient", *BINDINGS, *installed)
     files = [*(ROOT / "text_generation").glob("*.py"), *(ROOT / "text_generation" / "serve").rglob("*.py")]
-    trees = [ast.walk(ast.parse(file.read_text())) for file in files]
-    absolute = [node for tree in trees for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
-    modules = {n.name for node in absolute if isinstance(node, ast.Import) for n in node.names}
-    modules |= {node.module for node in absolute if isinstance(node, ast.ImportFrom) and not node.level}
-    packages = {module.split(".")[0] for module in modules} - {*sys.stdlib_module_names, "text_generation", "pyovms"}
+    packages = imported_packages(files) - {"text_generation", "pyovms"}
     providers = packages_distributions()
     lacking = {name for name in packages if has.isdisjoint(map(canonicalize_name, providers[name]))}
     assert {"pydantic_settings", "prometheus_client"} <= packages

@@ -18,14 +18,6 @@ WEIGHTS = "openvino_model.bin"
 TOKENIZER_MODELS = tuple(f"openvino_{kind}.{part}" for kind in ("tokenizer", "detokenizer") for part in ("xml", "bin"))
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-_CONVERT = """
-import sys
-from pathlib import Path
-sys.modules["torch"] = None
-from text_generation.prepare import command, tokenizer
-command.run(lambda: tokenizer.write_openvino_tokenizer(Path(sys.argv[1])))
-"""
-
 
 def take(source: Path, folder: Path, fallback_template: str | None) -> None:
     """Copy all that the model folder needs from `source`, but for the weights.
@@ -60,9 +52,9 @@ def copy_weights(source: Path, folder: Path) -> None:
 
 
 def _convert_tokenizer(folder: Path) -> None:
-    """Make the tokenizer as an OpenVINO model, in a process of its own where transformers finds no torch to import."""
+    """Make the tokenizer as an OpenVINO model, in a process that doesn't import torch."""
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _CONVERT, str(folder.resolve())],
+        [sys.executable, "-P", "-m", "text_generation.prepare.commands.convert_tokenizer", str(folder.resolve())],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -1,0 +1,1 @@
+"""The model commands: they parse, print, and call the library beside them."""

