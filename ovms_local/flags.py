@@ -119,9 +119,9 @@ def _add_cors(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{flag}", metavar="LIST", help=f"value of {header}, * by default")
 
 
-def _add_switch(group: argparse._ArgumentGroup, name: str, **options: str) -> None:
+def _add_switch(group: argparse._ArgumentGroup, name: str, help: str | None = None) -> None:
     """A flag without a value, or with true or false."""
-    group.add_argument(f"--{name}", type=switch, nargs="?", const=True, default=False, metavar="true|false", **options)
+    group.add_argument(f"--{name}", type=switch, nargs="?", const=True, default=False, metavar="true|false", help=help)
 
 
 # argparse names these in its own messages ("invalid port value").
@@ -181,9 +181,10 @@ def channel_arguments(argument: str) -> dict[str, int | str]:
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not (name and equals and value) or "=" in value:
             raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=VALUE")
-        found[name] = int(value) if value.removeprefix("-").isdecimal() else value
-        if isinstance(found[name], int) and not -(2**31) <= found[name] < 2**31:
+        number = int(value) if value.removeprefix("-").isdecimal() else None
+        if number is not None and not -(2**31) <= number < 2**31:
             raise argparse.ArgumentTypeError(f"{pair!r} is beyond 32 bits")
+        found[name] = value if number is None else number
     return found
 
 

@@ -23,11 +23,18 @@ MIN_TIMESTAMP, MAX_TIMESTAMP = -(2**63) + 3, 2**63 - 4
 
 
 class Packet(NamedTuple):
-    """What travels on a stream. On LOOPBACK there is no tensor."""
+    """What travels on a stream."""
 
     stream: str
     timestamp: int
-    tensor: Tensor | None
+    tensor: Tensor
+
+
+class Tick(NamedTuple):
+    """What travels on LOOPBACK: a packet without a tensor."""
+
+    stream: str
+    timestamp: int
 
 
 class NodeBusy(Exception):
@@ -37,7 +44,7 @@ class NodeBusy(Exception):
 class NodeRun(Protocol):
     """A node at work within one instance of its graph (MediaPipe: a calculator from Open to Close)."""
 
-    def process(self, timestamp: int, tensors: list[Tensor]) -> list[Packet]:
+    def process(self, timestamp: int, tensors: list[Tensor]) -> list[Packet | Tick]:
         """Take the inputs of one timestamp, ordered by tag; the packets that the node puts out.
 
         Raises:
@@ -226,18 +233,23 @@ class GraphInstance:
         for packet in packets:
             self._add(packet)
         outputs = self._graph.config.outputs
-        return [packet for packet in packets if packet.stream in outputs]
+        return [packet for packet in packets if isinstance(packet, Packet) and packet.stream in outputs]
 
-    def _check_output(self, packet: Packet) -> None:
-        name, timestamp, tensor = packet
+    def _check_output(self, packet: Packet | Tick) -> None:
+        name, timestamp = packet.stream, packet.timestamp
         if not self._bounds[name] <= timestamp <= MAX_TIMESTAMP:
             lowest = self._bounds[name]
             raise ValueError(f"timestamp mismatch on the stream {name!r}: expected {lowest} or more, got {timestamp}")
-        if name in self._graph.config.outputs and not tensor.data.c_contiguous:
+        if name not in self._graph.config.outputs:
+            return
+        if isinstance(packet, Tick):
+            raise ValueError(f"{name!r} is a LOOPBACK: it has no tensor for the client")
+        if not packet.tensor.data.c_contiguous:
             raise ValueError(f"the buffer of {name!r} is not contiguous: the client would get it scrambled")
 
-    def _add(self, packet: Packet) -> None:
-        name, timestamp, tensor = packet
+    def _add(self, packet: Packet | Tick) -> None:
+        name, timestamp = packet.stream, packet.timestamp
+        tensor = packet.tensor if isinstance(packet, Packet) else None
         self._bounds[name] = timestamp + 1
         self._packets += 1
         for queue in self._consumers[name]:

@@ -209,7 +209,8 @@ def _handler_path(node: Message, where: str) -> str:
         options = node.options.Extensions[_pool().FindExtensionByName(f"{_OPTIONS}.ext")]
     if not options.handler_path:
         raise GraphConfigError(f"{where} has no node_options with a handler_path")
-    return options.handler_path
+    path: str = options.handler_path
+    return path
 
 
 def _tag_of(tag_index: str, inputs: tuple[Stream, ...]) -> int | None:
@@ -244,8 +245,9 @@ def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tupl
     extension = _pool().FindExtensionByName("mediapipe.SyncSetInputStreamHandlerOptions.ext")
     sets = []
     for sync_set in handler.options.Extensions[extension].sync_set:
-        positions = tuple(_tag_of(tag_index, inputs) for tag_index in sync_set.tag_index)
-        if not positions or None in positions:
+        found = [_tag_of(tag_index, inputs) for tag_index in sync_set.tag_index]
+        positions = tuple(position for position in found if position is not None)
+        if not positions or len(positions) < len(found):
             raise GraphConfigError(f"{where}: the sync_set {list(sync_set.tag_index)} names what is no input")
         sets.append(positions)
     used = [position for positions in sets for position in positions]

@@ -36,13 +36,24 @@ class GraphState(enum.Enum):
 class LoadedGraph:
     """A graph with the number of its requests; once dropped, it is finalized when the last of them is over."""
 
-    __slots__ = ("config", "dropped", "graph", "uses")
+    __slots__ = ("_graph", "config", "dropped", "uses")
 
     def __init__(self, graph: Graph) -> None:
-        self.graph: Graph | None = graph
+        self._graph: Graph | None = graph
         self.config = graph.config
         self.uses = 0
         self.dropped = False
+
+    @property
+    def graph(self) -> Graph:
+        """The graph, for whoever uses it."""
+        assert self._graph is not None, "the graph is finalized"
+        return self._graph
+
+    def take(self) -> Graph | None:
+        """The graph, for the one who finalizes it; None where somebody else does."""
+        graph, self._graph = self._graph, None
+        return graph
 
 
 class _Servable:
@@ -236,9 +247,8 @@ class Graphs:
     def _take(self, loaded: LoadedGraph) -> Graph | None:
         """The graph, for the one who finalizes it."""
         with self._changed:
-            graph, loaded.graph = loaded.graph, None
             self._dropped.discard(loaded)
-            return graph
+            return loaded.take()
 
 
 def _read(path: Path) -> bytes | None:

@@ -87,19 +87,13 @@ def _both_contents(details: str) -> InvalidRequest:
 class _TypedInput:
     """An input with typed contents, which are turned into bytes when the data is read."""
 
-    __slots__ = ("_tensor", "shape")
+    __slots__ = ("_tensor", "datatype", "name", "shape")
 
     def __init__(self, tensor: pb.ModelInferRequest.InferInputTensor) -> None:
         self._tensor = tensor
-        self.shape = tuple(tensor.shape)
-
-    @property
-    def name(self) -> str:
-        return self._tensor.name
-
-    @property
-    def datatype(self) -> str:
-        return self._tensor.datatype
+        self.name: str = tensor.name
+        self.datatype: str = tensor.datatype
+        self.shape: tuple[int, ...] = tuple(tensor.shape)
 
     @property
     def data(self) -> bytes:

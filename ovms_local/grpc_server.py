@@ -61,6 +61,7 @@ def _call(method: _Method) -> _Method:
         finally:
             self.calls -= 1
         await context.abort(failure.grpc_code, _details(failure))
+        return None  # never: abort raises
 
     return call
 
@@ -86,31 +87,43 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.calls = 0
 
     @_call
-    async def ServerLive(self, request, context):
+    async def ServerLive(
+        self, request: pb.ServerLiveRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
     @_call
-    async def ServerReady(self, request, context):
+    async def ServerReady(
+        self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._data_plane.ready)
 
     @_call
-    async def ModelReady(self, request, context):
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=self._data_plane.model_ready(request.name, "gRPC"))
 
     @_call
-    async def ServerMetadata(self, request, context):
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=server_version())
 
     @_call
-    async def ModelMetadata(self, request, context):
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelMetadataResponse:
         return grpc_codec.encode_metadata(self._data_plane.metadata(request.name, "gRPC"))
 
     @_call
-    async def ModelInfer(self, request, context):
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ModelInferResponse:
         return await asyncio.get_running_loop().run_in_executor(self._workers, self._infer, request)
 
     @_call
-    async def ModelStreamInfer(self, requests, context):
+    async def ModelStreamInfer(self, requests: object, context: grpc.aio.ServicerContext) -> None:
         first = await _next_message(context)
         if first is None:
             raise StreamNeverBegan

@@ -19,8 +19,8 @@ def load_graph(entry: GraphEntry) -> Graph:
     nodes: list[PythonNode] = []
     try:
         config = read_graph_config(entry.graph_path)
-        for node in config.nodes:
-            nodes.append(PythonNode(node, entry.base_path))  # noqa: PERF401 - an error leaves what was made till then
+        for node_config in config.nodes:
+            nodes.append(PythonNode(node_config, entry.base_path))  # noqa: PERF401 - an error leaves what was made till then
     except (GraphConfigError, NodeLoadError) as error:
         for node in nodes:
             node.finalize()

@@ -1,5 +1,6 @@
 """One line a record, on standard output, as container logs want it."""
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def set_up_logging(level: str, file: Path | None) -> None:
         OSError: the file can't be written.
     """
     logging.addLevelName(_TRACE, "TRACE")
-    sys.stdout.reconfigure(errors="backslashreplace")  # no text is worth losing a line
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no text is worth losing a line
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file:
         try:

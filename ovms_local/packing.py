@@ -20,6 +20,7 @@ def unpack_bytes(data: bytes) -> list[bytes]:
         ValueError: the data ends within an element or its length.
     """
     try:
-        return deserialize_bytes_tensor(data).tolist()
+        elements: list[bytes] = deserialize_bytes_tensor(data).tolist()
     except struct.error as error:
         raise ValueError(f"BYTES data ends too early: {error}") from None
+    return elements

@@ -5,6 +5,7 @@ import operator
 import sys
 from collections.abc import Iterable, Sequence
 from pickle import PickleBuffer
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class _Attributes:
     """The read-only attributes of a Tensor."""
 
     __slots__ = ()
+    _name: str
+    _view: memoryview
+    _shape: tuple[int, ...]
+    _datatype: str
 
     @property
     def name(self) -> str:
@@ -67,19 +72,21 @@ class _Attributes:
         """Bytes of the buffer."""
         return self._view.nbytes
 
-    def _adopt(self, name: str, view: memoryview, shape: Iterable | None, datatype: str | None) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"Tensor: name must be a str, not {type(name).__name__}")
-        if datatype is not None and not isinstance(datatype, str):
-            raise TypeError(f"Tensor: datatype must be a str, not {type(datatype).__name__}")
-        try:
-            f"{name}{datatype}".encode()
-        except UnicodeEncodeError:
-            raise TypeError("Tensor: name and datatype must be text that UTF-8 can encode") from None
-        self._name = name
-        self._view = view
-        self._shape = view.shape if shape is None else _check_shape(shape)
-        self._datatype = _FORMAT_TO_DATATYPE.get(view.format, view.format) if datatype is None else datatype
+
+def _attributes(
+    name: str, view: memoryview, shape: Iterable[Any] | None, datatype: str | None
+) -> tuple[str, memoryview, tuple[int, ...], str]:
+    """What a Tensor keeps of its arguments, checked: name, view, shape and datatype."""
+    if not isinstance(name, str):
+        raise TypeError(f"Tensor: name must be a str, not {type(name).__name__}")
+    if datatype is not None and not isinstance(datatype, str):
+        raise TypeError(f"Tensor: datatype must be a str, not {type(datatype).__name__}")
+    try:
+        f"{name}{datatype}".encode()
+    except UnicodeEncodeError:
+        raise TypeError("Tensor: name and datatype must be text that UTF-8 can encode") from None
+    dimensions = view.shape or () if shape is None else _check_shape(shape)
+    return name, view, dimensions, _FORMAT_TO_DATATYPE.get(view.format, view.format) if datatype is None else datatype
 
 
 _DOCUMENTATION = """A named tensor over any object with the buffer protocol, without a copy.
@@ -94,13 +101,17 @@ _DOCUMENTATION = """A named tensor over any object with the buffer protocol, wit
     """
 
 if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
 
     class Tensor(_Attributes):
         __doc__ = _DOCUMENTATION
         __slots__ = ("_datatype", "_name", "_shape", "_view")
 
-        def __init__(self, name, buffer, shape=None, datatype=None) -> None:
-            self._adopt(name, memoryview(buffer).toreadonly(), shape, datatype)
+        def __init__(
+            self, name: str, buffer: Buffer, shape: Iterable[Any] | None = None, datatype: str | None = None
+        ) -> None:
+            view = memoryview(buffer).toreadonly()
+            self._name, self._view, self._shape, self._datatype = _attributes(name, view, shape, datatype)
 
         def __buffer__(self, flags: int) -> memoryview:
             return memoryview(self._view)
@@ -124,7 +135,7 @@ else:
             # not look into arrays, so that one more reference from there keeps it away until the Tensor is gone.
             tensor._reference = np.array(None)
             tensor._reference[()] = view
-            tensor._adopt(name, view, shape, datatype)
+            tensor._name, tensor._view, tensor._shape, tensor._datatype = _attributes(name, view, shape, datatype)
             return tensor
 
     _flags.value &= ~_PY_TPFLAGS_BASETYPE

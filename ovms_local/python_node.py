@@ -7,14 +7,16 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ovms_local import pyovms
 from ovms_local.errors import describe
-from ovms_local.graph import NodeBusy, Packet
+from ovms_local.graph import NodeBusy, Packet, Tick
 from ovms_local.graph_config import LOOPBACK, NodeConfig
 
 _log = logging.getLogger(__name__)
-_END = object()
+_END: list[Any] = []  # as no generator yields it
 
 
 class NodeLoadError(Exception):
@@ -83,13 +85,13 @@ class PythonNodeRun:
     def __init__(self, node: PythonNode) -> None:
         self._model = node.model
         names = {stream.tag: stream.name for stream in node.config.outputs}
-        self._loopback = names.pop(LOOPBACK, None)
+        self._loopback = names.pop(LOOPBACK, "")
         self._outputs = tuple(names.values())
         self._generator: Iterator | None = None
-        self._set: object = _END
+        self._set: Iterable[Any] = _END
         self._timestamp = 0
 
-    def process(self, timestamp: int, tensors: list[pyovms.Tensor]) -> list[Packet]:
+    def process(self, timestamp: int, tensors: list[pyovms.Tensor]) -> list[Packet | Tick]:
         """Call `execute`, or go on with its generator.
 
         Raises:
@@ -101,7 +103,7 @@ class PythonNodeRun:
             result = self._model.execute(tensors)
             if isinstance(result, list):
                 return self._packets(result)
-            self._start(result)
+            self._generator = self._start(result)
         elif tensors:
             raise NodeBusy
         if self._set is _END:
@@ -109,7 +111,7 @@ class PythonNodeRun:
             return []
         packets = self._packets(self._set)
         self._timestamp += 1
-        packets.append(Packet(self._loopback, self._timestamp, None))
+        packets.append(Tick(self._loopback, self._timestamp))
         self._set = next(self._generator, _END)
         return packets
 
@@ -120,19 +122,20 @@ class PythonNodeRun:
         if close:
             close()
 
-    def _start(self, result: object) -> None:
+    def _start(self, result: object) -> Iterator[Any]:
         if not isinstance(result, Iterator):
             raise TypeError(f"execute must return a list or be a generator, got {type(result).__name__}")
-        if self._loopback is None:
+        if not self._loopback:
             raise ValueError("execute yielded, but LOOPBACK is not defined in the node")
-        self._generator = result
+        self._generator = result  # which is closed, too, where its first step fails
         self._set = next(result, _END)
         if self._set is _END:
             raise ValueError("execute is a generator that yielded nothing")
+        return result
 
-    def _packets(self, tensors: Iterable) -> list[Packet]:
+    def _packets(self, tensors: Iterable[Any]) -> list[Packet | Tick]:
         """What to put out for these tensors, ordered by tag."""
-        packets = {}
+        packets: dict[str, Packet | Tick] = {}
         for tensor in tensors:
             if not isinstance(tensor, pyovms.Tensor):
                 raise TypeError(f"outputs must be Tensors, got {type(tensor).__name__}")
@@ -145,7 +148,7 @@ class PythonNodeRun:
         return [packets[name] for name in self._outputs if name in packets]
 
 
-def _model_class(handler: Path) -> type:
+def _model_class(handler: Path) -> type[Any]:
     if not handler.is_file():
         raise NodeLoadError(f"the handler {handler} does not exist")
     module = _import(handler)
@@ -153,10 +156,11 @@ def _model_class(handler: Path) -> type:
         raise NodeLoadError(f"{handler} has no class OvmsPythonModel")
     if not callable(getattr(module.OvmsPythonModel, "execute", None)):
         raise NodeLoadError(f"OvmsPythonModel in {handler} has no method execute")
-    return module.OvmsPythonModel
+    model_class: type[Any] = module.OvmsPythonModel
+    return model_class
 
 
-def _import(handler: Path) -> object:
+def _import(handler: Path) -> ModuleType:
     """Import as the server does: the folder goes to the end of the path, the file is found by its bare name."""
     sys.modules["pyovms"] = pyovms
     folder = str(handler.parent.resolve())
@@ -166,7 +170,7 @@ def _import(handler: Path) -> object:
     found = importlib.util.find_spec(handler.stem)
     if found is None:
         raise NodeLoadError(f"the handler {handler} can't be imported: its name must end in .py")
-    if not (found.has_location and Path(found.origin).samefile(handler)):
+    if not (found.has_location and found.origin and Path(found.origin).samefile(handler)):
         raise NodeLoadError(
             f"the handler {handler} can't be imported: the name {handler.stem!r} is taken by {found.origin}; "
             "handlers served by one process need names of their own"

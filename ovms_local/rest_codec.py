@@ -192,7 +192,8 @@ def _expect(condition: object, message: str) -> None:
 
 def _text(value: Any) -> str:
     """A string as the server reads it: up to its first null character."""
-    _expect(isinstance(value, str), _NOT_AN_ARRAY)
+    if not isinstance(value, str):
+        raise InvalidRequest(_NOT_AN_ARRAY)
     return value.partition("\0")[0]
 
 
@@ -277,7 +278,8 @@ def _binary_size(tensor: _JsonInput, everything: int | None) -> int:
     """Bytes of an input's binary data; of `everything` there is where it is the only input and BYTES."""
     size = tensor.binary_data_size
     if size is not None:
-        _expect(type(size) is int and size >= 0, "binary_data_size parameter is invalid and cannot be parsed")
+        if type(size) is not int or size < 0:
+            raise InvalidRequest("binary_data_size parameter is invalid and cannot be parsed")
         return size
     if everything is not None and tensor.datatype == "BYTES":
         return everything
@@ -339,7 +341,8 @@ def _json_data(output: OutputTensor) -> list:
     values = np.frombuffer(output.data, _NUMBERS[output.datatype].dtype)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise _no_json(output, "not all of its numbers are finite")
-    return values.tolist()
+    numbers: list[Any] = values.tolist()
+    return numbers
 
 
 def _no_json(output: OutputTensor, problem: str) -> InvalidRequest:

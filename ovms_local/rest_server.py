@@ -6,9 +6,10 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
 import uvicorn
@@ -49,6 +50,7 @@ _MODELS = r"/(?:v3|v1|v3/v1)/models"
 _MAX_VERSION = 2**63 - 1
 
 _Handler = Callable[..., Awaitable[Response]]
+_T = TypeVar("_T")
 
 
 class RestApi:
@@ -173,7 +175,7 @@ class RestApi:
             raise ConfigNotReloaded from None
         return await self.config_status(request)
 
-    async def _on_worker(self, work: Callable, *arguments: object) -> object:
+    async def _on_worker(self, work: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
 
 
@@ -182,7 +184,7 @@ class _Connection(H11Protocol):
     comes: nothing at all, or a byte now and then.
     """
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in H11Protocol
         super().connection_made(transport)
         self._watch()
 
@@ -219,13 +221,14 @@ class RestServer(uvicorn.Server):
             access_log=False,
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=shutdown_timeout,
+            timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # asyncio takes parts of a second
         )
         super().__init__(config)
 
-    def capture_signals(self) -> contextlib.AbstractContextManager:
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
         """Leave the signals alone."""
-        return contextlib.nullcontext()
+        yield
 
 
 def _json(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -131,7 +131,7 @@ class Server:
         transports = []
         if self._grpc:
             transports.append(asyncio.create_task(self._grpc.stop(self._settings.shutdown_timeout)))
-        if self._rest:
+        if self._rest and self._rest_task:
             self._rest.should_exit = True
             transports.append(self._rest_task)
         timeout = self._settings.shutdown_timeout

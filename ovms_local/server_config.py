@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ovms_local.metrics import MetricsError, enabled_families
 
@@ -17,6 +18,7 @@ _MODEL_KEYS = (
 )  # fmt: skip
 _DEFAULT_GRAPH = "graph.pbtxt"
 _VERSION_FOLDER = "1"
+_T = TypeVar("_T")
 
 
 class ServerConfigError(ValueError):
@@ -64,6 +66,7 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
     except (ValueError, RecursionError) as error:
         raise ServerConfigError(f"{path} is not valid JSON: {error}") from error
     try:
+        config = _checked(config, dict, "the file")
         _check_sections(config)
         graphs = _graphs(config, path.absolute().parent)
         first = {graph.name: graph for graph in reversed(graphs)}
@@ -79,8 +82,7 @@ def single_graph(name: str, folder: Path) -> GraphEntry:
     return _in_version_folder({"name": name, "base_path": str(folder.absolute())}, Path.cwd())
 
 
-def _check_sections(config: object) -> None:
-    _check_type(config, dict, "the file")
+def _check_sections(config: dict[str, Any]) -> None:
     for section in config:
         if section not in _SECTIONS:
             raise ServerConfigError(f"{section!r} is not a section of a config.json")
@@ -88,67 +90,61 @@ def _check_sections(config: object) -> None:
         raise ServerConfigError("model_config_list is missing (it may be empty: [])")
 
 
-def _graphs(config: dict, folder: Path) -> list[GraphEntry]:
-    graphs = []
-    for entry in _list(config, "mediapipe_config_list"):
-        _check_entry(entry, _GRAPH_KEYS)
-        graphs.append(_graph(entry, folder))
+def _graphs(config: dict[str, Any], folder: Path) -> list[GraphEntry]:
+    graphs = [_graph(_checked_entry(entry, _GRAPH_KEYS), folder) for entry in _list(config, "mediapipe_config_list")]
     for model in _list(config, "model_config_list"):
-        _check_type(model, dict, "an entry of model_config_list")
+        model = _checked(model, dict, "an entry of model_config_list")
         if list(model) != ["config"]:
             raise ServerConfigError('an entry of model_config_list is {"config": {...}} and nothing else')
-        _check_entry(model["config"], _MODEL_KEYS)
-        graphs.append(_in_version_folder(model["config"], folder))
+        graphs.append(_in_version_folder(_checked_entry(model["config"], _MODEL_KEYS), folder))
     return graphs
 
 
-def _monitoring(config: dict) -> Monitoring | None:
+def _monitoring(config: dict[str, Any]) -> Monitoring | None:
     if "monitoring" not in config:
         return None
-    monitoring = config["monitoring"]
-    _check_type(monitoring, dict, "monitoring")
-    metrics = monitoring.get("metrics")
-    _check_type(metrics, dict, '"metrics" in monitoring')
+    monitoring = _checked(config["monitoring"], dict, "monitoring")
+    metrics = _checked(monitoring.get("metrics"), dict, '"metrics" in monitoring')
     for key in (*(key for key in monitoring if key != "metrics"), *metrics):
         if key not in ("enable", "metrics_list"):
             raise ServerConfigError(f"{key!r} is not a key of monitoring")
-    _check_type(metrics.get("enable"), bool, '"enable" of the metrics')
+    enabled = _checked(metrics.get("enable"), bool, '"enable" of the metrics')
     names = _list(metrics, "metrics_list") if "metrics_list" in metrics else None
     for name in names or ():
-        _check_type(name, str, "a name in metrics_list")
-    return Monitoring(metrics["enable"], enabled_families(names))
+        _checked(name, str, "a name in metrics_list")
+    return Monitoring(enabled, enabled_families(names))
 
 
-def _list(config: dict, section: str) -> list:
-    entries = config.get(section, [])
-    _check_type(entries, list, section)
-    return entries
+def _list(config: dict[str, Any], section: str) -> list[Any]:
+    return _checked(config.get(section, []), list, section)
 
 
-def _check_type(value: object, expected: type, what: str) -> None:
+def _checked(value: object, expected: type[_T], what: str) -> _T:
     if not isinstance(value, expected):
-        names = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+        names: dict[type, str] = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
         raise ServerConfigError(f"{what} must be {names[expected]}, not {json.dumps(value)[:40]}")
+    return value
 
 
-def _check_entry(entry: object, keys: tuple[str, ...]) -> None:
-    _check_type(entry, dict, "a graph's entry")
+def _checked_entry(value: object, keys: tuple[str, ...]) -> dict[str, Any]:
+    entry = _checked(value, dict, "a graph's entry")
     for key, value in entry.items():
         if key not in keys:
             raise ServerConfigError(f"{key!r} is not a key of a graph's entry: {', '.join(keys)}")
         if key in _GRAPH_KEYS:
-            _check_type(value, str, f"{key!r} of a graph's entry")
+            _checked(value, str, f"{key!r} of a graph's entry")
     if not entry.get("name"):
         raise ServerConfigError("a graph's entry has no name")
+    return entry
 
 
-def _graph(entry: dict, folder: Path) -> GraphEntry:
+def _graph(entry: dict[str, Any], folder: Path) -> GraphEntry:
     name = entry["name"]
     base_path = folder / (entry.get("base_path") or name)
     return GraphEntry(name, base_path, base_path / (entry.get("graph_path") or _DEFAULT_GRAPH))
 
 
-def _in_version_folder(entry: dict, folder: Path) -> GraphEntry:
+def _in_version_folder(entry: dict[str, Any], folder: Path) -> GraphEntry:
     """A graph whose files may lie in the folder of a model's version, as all others of a model repository do."""
     graph = _graph(entry, folder)
     version = graph.base_path / _VERSION_FOLDER

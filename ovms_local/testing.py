@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _READY = "server is ready"
@@ -26,14 +26,14 @@ class ServerDied(RuntimeError):
 class RunningServer:
     """A server process, its addresses and its log."""
 
-    def __init__(self, process: subprocess.Popen, grpc_port: int, rest_port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], grpc_port: int, rest_port: int) -> None:
         self.process = process
         self.grpc_port = grpc_port
         self.rest_port = rest_port
         self._lines: list[str] = []
         self._ended = False
         self._news = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
 
     @property
     def grpc_url(self) -> str:
@@ -72,8 +72,8 @@ class RunningServer:
             self.process.send_signal(number)
         return self.process.wait(timeout)
 
-    def _read(self) -> None:
-        for line in self.process.stdout:
+    def _read(self, output: Iterable[str]) -> None:
+        for line in output:
             with self._news:
                 self._lines.append(line)
                 self._news.notify_all()
