@@ -9,6 +9,8 @@ export MODEL ?= smollm2-135m-instruct
 SERVABLE ?= unary
 BASE_IMAGE ?= openvino/model_server:latest
 PROFILE ?= cpu
+# Where PyTorch's builds for the CPU are, as for the image; by default pip's own index, whose builds may bring CUDA.
+TORCH_INDEX ?=
 COMPOSE := docker compose --profile cpu --profile gpu
 export PORT REST_PORT
 
@@ -18,7 +20,7 @@ help:  ## list what there is
 
 $(VENV)/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --requirement requirements.txt
+	$(BIN)/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --requirement requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
@@ -51,7 +53,7 @@ down:  ## stop them, after the answers that are running
 	$(COMPOSE) down
 
 .PHONY: test
-test: lint $(VENV)/installed-dev  ## all tests, on the real model
+test: lint $(VENV)/installed-dev  ## all tests, on the real model (SYSTEM_PACKAGES=no installs nothing with apt)
 	./tests/install_system_packages.sh
 	$(BIN)/pytest -m "not alone" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m alone

@@ -1,12 +1,13 @@
 #!/bin/sh
 # nginx, which the tests of deploy/proxy run, and tmux, the terminal of the clients' tests. Without the rights to install
-# them those tests are skipped and say so.
+# them, or with SYSTEM_PACKAGES=no, those tests are skipped and say so.
 set -eu
 command -v nginx >/dev/null && command -v tmux >/dev/null && exit
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+if [ "${SYSTEM_PACKAGES:-}" = no ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "nginx or tmux is not installed: their tests will be skipped (apt-get install nginx-light tmux)" >&2
     exit
 fi
+trap '[ $? -eq 0 ] || echo "nginx and tmux could not be installed: SYSTEM_PACKAGES=no skips their tests" >&2' EXIT
 apt-get update -qq
 # Installed is not started: the tests start their own.
 RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light tmux
