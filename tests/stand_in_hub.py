@@ -76,7 +76,7 @@ class StandInHub:
     def send_file(self, handler: BaseHTTPRequestHandler, name: str, content: bytes) -> None:
         tag = hashlib.sha256(content).hexdigest() if self.hashes else f"version-1-of-{name}"
         headers = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}
-        weights = name.endswith(".safetensors") and handler.command == "GET"
+        weights = name.endswith((".safetensors", "openvino_model.bin")) and handler.command == "GET"
         if weights and self.corrupt:
             content = content[:-8] + b"corrupt!"
         if range_header := handler.headers.get("Range"):

@@ -47,7 +47,7 @@ def test_code_in_a_model_folder_never_runs(serving, engine, folder_with_code):
 
 @pytest.mark.parametrize(("level", "logged"), [("INFO", False), ("DEBUG", True)])
 def test_prompts_are_in_the_log_at_debug_alone(serving, level, logged):
-    with serving("stream", LOG_LEVEL=level, MAX_NEW_TOKENS=4) as server:
+    with serving("stream", ENGINE="genai", LOG_LEVEL=level, MAX_NEW_TOKENS=4) as server:
         assert clients.stream(server.grpc_url, SECRET).error is None
         assert "no UTF-8" not in clients.stream(server.grpc_url, SECRET * 3000).error  # refused, which is logged too
         server.stop()
@@ -63,7 +63,7 @@ def test_a_refused_conversation_is_not_quoted_in_the_log(serving):
         {"messages": [{"role": "user", "content": "Hi"}], "temperature": SECRET},
         {"messages": [{"role": "user", "content": "Hi"}], "stop": [SECRET * 20]},
     ]
-    with serving("chat", MAX_NEW_TOKENS=4) as server, InferenceServerClient(server.grpc_url) as client:
+    with serving("chat", ENGINE="genai", MAX_NEW_TOKENS=4) as server, InferenceServerClient(server.grpc_url) as client:
         for request in wrong:
             tensor = InferInput("request", [1], "BYTES")
             tensor.set_data_from_numpy(np.array([json.dumps(request).encode()], dtype=np.object_))

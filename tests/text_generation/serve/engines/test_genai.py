@@ -51,12 +51,12 @@ def test_a_prompt_that_never_fits_the_cache_is_an_error(int8_model, tmp_path):
     """A random model whose keys and values take 1 MB a token in FP32, so that 1 GB holds about 1,000 tokens."""
     shape = LlamaConfig(
         vocab_size=1024,
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=16,
-        num_attention_heads=64,
-        num_key_value_heads=64,
-        head_dim=128,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        head_dim=1024,
         max_position_embeddings=4096,
         bos_token_id=1,
         eos_token_id=2,
