@@ -26,6 +26,10 @@ from text_generation.serve.engines.genai_messages import (
     Tokens,
 )
 
+# Tokens of one step, running answers and a part of a waiting prompt together. Half of GenAI's default halves the pause
+# that a long prompt makes in everybody's answers, and its own first token comes hardly later (benchmarks/README.md).
+MAX_BATCHED_TOKENS = 128
+
 
 class Worker:
     """Steps the pipeline while there are requests; between two steps others join and leave."""
@@ -135,6 +139,7 @@ def main() -> None:
         scheduler = ov_genai.SchedulerConfig()
         scheduler.cache_size = settings.kv_cache_gb
         scheduler.enable_prefix_caching = settings.prefix_caching
+        scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
         device, ov_config = compile_options(settings.device, settings.ov_config)
         pipeline = ov_genai.ContinuousBatchingPipeline(settings.model_path, scheduler, device, ov_config)
     except Exception as error:
