@@ -144,6 +144,11 @@ def completions(chat: Chat, prompts: list[list[int]]) -> list[list[int]]:
     return [completion.token_ids for completion in generation.completions]
 
 
+def without_special(chat: Chat, token_ids: list[int]) -> list[int]:
+    added = chat.tokenizer.get_added_tokens_decoder()
+    return [token_id for token_id in token_ids if token_id not in added or not added[token_id].special]
+
+
 @pytest.mark.parametrize("engine", ["optimum", "genai"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_answers_as_hugging_face_does(prepared: tuple[Path, str], expected: Callable, name: str, engine: str) -> None:
@@ -152,10 +157,30 @@ def test_answers_as_hugging_face_does(prepared: tuple[Path, str], expected: Call
     prompts, answers = zip(*expected(name), strict=True)
     with contextlib.closing(Chat(settings)) as chat:
         assert chat.encode(QUESTIONS) == list(prompts)
-        special = {token_id for token_id, token in chat.tokenizer.get_added_tokens_decoder().items() if token.special}
-        wanted = [[token_id for token_id in answer if token_id not in special] for answer in answers]
+        wanted = [without_special(chat, answer) for answer in answers]
         alone = [completions(chat, [prompt])[0] for prompt in prompts]
         together = completions(chat, list(prompts))
     assert alone == wanted
     assert together == wanted
     assert max(map(len, wanted)) > TOKENS // 2, "nothing to compare"
+
+
+@pytest.mark.parametrize("engine", ["optimum", "genai"])
+def test_a_ready_made_model_answers_too(prepared: tuple[Path, str], expected: Callable, tmp_path, engine: str) -> None:
+    """A repository with an OpenVINO model and no checkpoint, as others publish them."""
+    exported = {
+        name: data
+        for name, data in read_files(prepared[0] / "qwen3").items()
+        if name != model_folder.MODEL_INFO and not name.startswith(("openvino_tokenizer", "openvino_detokenizer"))
+    }
+    with serve_hub({"org/qwen3-ov": exported}) as hub:
+        subprocess.run(
+            [sys.executable, str(ROOT / "download_model.py"), "--model", "org/qwen3-ov"],
+            cwd=tmp_path,
+            env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf")},
+            check=True,
+        )
+    settings = Settings(model_path=tmp_path / "qwen3-ov", engine=engine, device="CPU", ov_config=EXACT, kv_cache_gb=1)
+    with contextlib.closing(Chat(settings)) as chat:
+        for prompt, answer in expected("qwen3"):
+            assert completions(chat, [prompt]) == [without_special(chat, answer)]

@@ -142,6 +142,23 @@ def test_a_folder_without_info_is_served_all_the_same(folder, chosen):
     loading.release(loading.acquire(Settings(model_path=folder, engine=chosen)))
 
 
+@pytest.mark.parametrize(
+    ("packages", "advice"),
+    [
+        ({"openvino": "2020.1", "torch": "1.0"}, ["run the two commands again with this release"]),
+        ({"openvino": "2020.1"}, ["export the original checkpoint with this release"]),
+        ({}, []),
+    ],
+    ids=["exported here", "ready-made", "unknown"],
+)
+def test_a_folder_of_another_release_is_served_with_a_warning(folder, packages, advice, caplog):
+    info = json.loads((folder / "model_info.json").read_text())
+    copied(folder, "model_info.json").write_text(json.dumps(info | {"packages": packages}))
+    loading.release(loading.acquire(Settings(model_path=folder, engine="genai")))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.rpartition("oddly, ")[2] for message in warnings] == advice
+
+
 @pytest.mark.parametrize("damage", ["weights truncated", "graph overwritten"])
 def test_the_graph_is_unavailable_and_the_server_up(serving, folder, damage):
     break_it, says = DAMAGES[damage]

@@ -101,11 +101,12 @@ def _warn_of_differences(info: ModelInfo, settings: Settings) -> None:
             info.model,
         )
     made_by, running = info.packages.get("openvino"), version("openvino")
-    if made_by != running:
+    if made_by not in (None, running):
+        again = "export the original checkpoint" if set(info.packages) == {"openvino"} else "run the two commands again"
         logger.warning(
-            "%s was made by OpenVINO %s and runs on %s: if it fails or answers oddly, make it again with "
-            "download_model.py and compress_model.py of this release",
+            "%s was made by OpenVINO %s and runs on %s: if it fails or answers oddly, %s with this release",
             settings.model_path,
             made_by,
             running,
+            again,
         )
