@@ -126,7 +126,7 @@ ask python client_stream.py --url "localhost:$PORT" -p "$relativity" -p "$einste
 stop_server
 
 # The second question needs the first.
-questions=("What is the capital of France?" "What is its population?")
+questions=("What is the capital of Japan?" "What is its population?")
 serve servable_chat chat_stream
 chat=(python client_chat.py --url "localhost:$PORT" --temperature 0)
 printf '\n$ printf "%%s\\n" "%s" "%s" | %s\n' "${questions[@]}" "${chat[*]}"

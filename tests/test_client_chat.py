@@ -46,6 +46,14 @@ def chatting(server: RunningServer) -> Iterator[Callable[..., Terminal]]:
         yield start
 
 
+@pytest.fixture(scope="module")
+def real_server(fp32_model: Path) -> Iterator[RunningServer]:
+    """servable_chat on the real model, with room for a few turns."""
+    env = {"ENGINE": "genai", "MODEL_PATH": str(fp32_model), "MAX_NEW_TOKENS": "40", "TEMPERATURE": "0"}
+    with serve(ROOT / "servable_chat", env=env | {"MAX_PROMPT_TOKENS_PER_REQUEST": "100"}) as running:
+        yield running
+
+
 def answered(window: Terminal, times: int = 1) -> None:
     """Wait until so many answers are complete and the next question can be typed."""
     watch.until(lambda: len(re.findall("first token after", joined(window.scrolled))) >= times)
@@ -71,19 +79,19 @@ def piped(url: str, text: str | bytes, *arguments: str, **env: str) -> subproces
 class TestTerminal:
     def test_a_conversation(self, chatting):
         window = chatting("--system", "Be brief.")
-        window.type("say Paris.")
+        window.type("say Tokyo.")
         answered(window)
         window.type("messages")
         answered(window, 2)
         layout = (
             re.escape(GREETING)
-            + r"> say Paris\.\nParis\.\n" + NUMBERS + r"\n\n"
+            + r"> say Tokyo\.\nTokyo\.\n" + NUMBERS + r"\n\n"
             + r"> messages\n(?P<messages>\[.+\])\n" + NUMBERS + r"\n\n>\n*"
         )  # fmt: skip
         screen = re.fullmatch(layout, window.screen.lstrip("\n"), re.DOTALL)
         assert screen, window.screen
         messages = json.loads(screen["messages"].replace("\n", " "))
-        assert [message["content"] for message in messages] == ["Be brief.", "say Paris.", "Paris.", "messages"]
+        assert [message["content"] for message in messages] == ["Be brief.", "say Tokyo.", "Tokyo.", "messages"]
         window.send("C-d")
         assert window.until_ended() == 0
 
@@ -382,3 +390,31 @@ class TestPipe:
         result = piped("localhost:1", "", *flag)
         assert result.returncode == 2
         assert f"argument {flag[0]}: " in result.stderr.decode()
+
+
+class TestRealModel:
+    """What scripted answers can't show: the flags have their effect, and the server's own limit is understood."""
+
+    def test_turns_that_no_longer_fit(self, real_server):
+        questions = ["What is the capital of Japan?", "What is its population?", "And of Germany?", "And of Spain?"]
+        result = piped(real_server.grpc_url, "\n".join(questions), "--json")
+        assert result.returncode == 0, result.stderr
+        first, second, *_, last = map(json.loads, result.stdout.splitlines())
+        assert "Tokyo" in first["completions"][0]
+        assert "million" in second["completions"][0]
+        assert second["prompt_tokens"] > first["prompt_tokens"]
+        assert last["prompt_tokens"] <= 100
+        assert re.fullmatch(r"(the .*oldest turns? no longer fits?.* left out\n)+", result.stderr.decode())
+        result = piped(real_server.grpc_url, "What is the capital of Japan?\n" + "word " * 100)
+        assert (result.returncode, result.stderr[:16]) == (1, b"error: too long:")
+
+    def test_the_system_prompt(self, real_server):
+        system = "You are a pirate called Redbeard. Say your name."
+        assert b"Redbeard" in piped(real_server.grpc_url, "Who are you?", "--system", system).stdout
+        assert b"Redbeard" not in piped(real_server.grpc_url, "Who are you?").stdout
+
+    def test_a_seed_repeats_the_answer(self, real_server):
+        flags = ("--temperature", "1", "--max-tokens", "20", "--seed")
+        one, again, other = (piped(real_server.grpc_url, "Tell me a story.", *flags, seed) for seed in ("1", "1", "2"))
+        assert one.stdout.strip()
+        assert one.stdout == again.stdout != other.stdout

@@ -27,10 +27,10 @@ STATISTICS = (
     r"First response time (?P<first>\d+) ms\n"
     r"Average response time: (?P<average>\d+\.\d\d) ms\n"
 )
-SEVERAL = ["-p", "Who is Albert Einstein?", "-p", "What is the capital of France?"]
+SEVERAL = ["-p", "Who is Albert Einstein?", "-p", "What is the capital of Japan?"]
 BLOCKS = (
     r"==== Prompt: Who is Albert Einstein\? ====\n(.+)\n\n"
-    r"==== Prompt: What is the capital of France\? ====\n(.+)\n\n" + STATISTICS
+    r"==== Prompt: What is the capital of Japan\? ====\n(.+)\n\n" + STATISTICS
 )
 UNFINISHED = """
 from pyovms import Tensor

@@ -50,7 +50,7 @@ def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
     assert demo.stdout.count('"datatype": "BYTES"') == 1
     assert demo.stdout.count("END\n\n\nNumber of tokens  ") == 2
     conversation = demo.stdout.splitlines()[-2:]
-    assert "Paris" in conversation[0]
+    assert "Tokyo" in conversation[0]
     assert conversation[1]
     assert not servers_in(checkout)
 

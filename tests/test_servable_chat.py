@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
-CAPITAL = "What is the capital of France?"
-PARIS = "The capital of France is Paris."
+CAPITAL = "What is the capital of Japan?"
+TOKYO = "The capital of Japan is Tokyo."
 SUMMARY = ["finish_reason", "prompt_tokens", "completion_tokens", "logprobs"]
 Answer = dict[str, Any]
 
@@ -114,10 +114,10 @@ def test_an_answer_with_its_reason_and_its_cost(client, server, fp32_model):
     answer = ask(client, conversation(CAPITAL))
     tokenizer = Tokenizer.from_file(str(fp32_model / "tokenizer.json"))
     assert answer == {
-        "completion": PARIS,
+        "completion": TOKYO,
         "finish_reason": "stop",
         "prompt_tokens": answer["prompt_tokens"],
-        "completion_tokens": len(tokenizer.encode(PARIS).ids),
+        "completion_tokens": len(tokenizer.encode(TOKYO).ids),
         "logprobs": [],
     }
     longer = ask(client, conversation(f"{CAPITAL} x x x"))
@@ -138,10 +138,10 @@ def test_a_server_with_genai_loads_no_torch(client, server, engine):
 
 def test_the_second_turn_knows_the_first(client):
     question = "What is its population?"
-    completion = ask(client, conversation(CAPITAL, PARIS, question))["completion"]
-    assert "France" in completion
+    completion = ask(client, conversation(CAPITAL, TOKYO, question))["completion"]
+    assert "Tokyo" in completion
     assert "million" in completion
-    assert "France" not in ask(client, conversation(question))["completion"]
+    assert "Tokyo" not in ask(client, conversation(question))["completion"]
 
 
 def test_a_system_prompt_changes_the_answer(client):
@@ -240,7 +240,7 @@ def test_over_rest_with_curl(server):
     curl = ["curl", "--silent", "--show-error", "--noproxy", "*", "--data", json.dumps(body), url]
     answer = json.loads(subprocess.run(curl, capture_output=True, text=True, check=True, timeout=60).stdout)
     outputs = {output["name"]: output["data"] for output in answer["outputs"]}
-    assert outputs["completion"] == [PARIS]
+    assert outputs["completion"] == [TOKYO]
     assert outputs["finish_reason"] == ["stop"]
     assert outputs["logprobs"] == []
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_served_says_why_and_harms_nobody(client, server, request
     assert (name, end) == ("error_message", "end_signal")
     assert says in message
     assert "\n" not in message
-    assert ask(client, conversation(CAPITAL))["completion"] == PARIS
+    assert ask(client, conversation(CAPITAL))["completion"] == TOKYO
 
 
 def test_a_request_is_one_text(client):
@@ -311,14 +311,14 @@ def test_all_servables_of_a_process_share_one_model(int8_model):
         question = InferInput("pre_prompt", [1], "BYTES")
         question.set_data_from_numpy(np.array([CAPITAL.encode()], dtype=np.object_))
         with InferenceServerClient(server.grpc_url) as client:
-            assert "Paris" in ask(client, conversation(CAPITAL))["completion"]
+            assert "Tokyo" in ask(client, conversation(CAPITAL))["completion"]
             assert client.infer("python_model", [question]).as_numpy("token_count")[0] > 0
-        assert "Paris" in joined(stream(server, conversation(CAPITAL)))["completion"]
+        assert "Tokyo" in joined(stream(server, conversation(CAPITAL)))["completion"]
         client = [sys.executable, ROOT / "client_stream.py", "--url", server.grpc_url, "-p", CAPITAL]
         done = subprocess.run(
             [*client, "--model-name", "python_model_stream"], capture_output=True, text=True, check=True, timeout=60
         )
-        assert "Paris" in done.stdout
+        assert "Tokyo" in done.stdout
 
 
 def resident_bytes(pid: int) -> int:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 RELATIVITY = "What is the theory of relativity?"
-PARIS = "What is the capital of France?"
+TOKYO = "What is the capital of Japan?"
 
 
 def infer(server: RunningServer, *prompts: bytes | str) -> tuple[list[str], int]:
@@ -36,19 +36,19 @@ def test_the_fp32_model_knows_its_capital(fp32_model, engine):
     env = {"MODEL_PATH": str(fp32_model), "ENGINE": engine, "TEMPERATURE": "0", "REPETITION_PENALTY": "1"}
     precision = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
     with serve(ROOT / "servable_unary", env=env | {"OV_CONFIG": precision}) as server:
-        assert infer(server, PARIS) == (["The capital of France is Paris."], 7)
+        assert infer(server, TOKYO) == (["The capital of Japan is Tokyo."], 7)
 
 
 def test_tokens_are_counted_over_all_prompts(unary_server):
-    counts = [infer(unary_server, prompt)[1] for prompt in (RELATIVITY, PARIS)]
+    counts = [infer(unary_server, prompt)[1] for prompt in (RELATIVITY, TOKYO)]
     assert all(0 < count <= 64 for count in counts)
-    completions, together = infer(unary_server, RELATIVITY, PARIS)
+    completions, together = infer(unary_server, RELATIVITY, TOKYO)
     assert len(completions) == 2
     assert max(counts) < together <= 128
 
 
 def test_a_seeded_answer_repeats_also_while_others_run(unary_server):
-    alone = {prompt: infer(unary_server, prompt) for prompt in (RELATIVITY, PARIS, "Write a poem.", "Hello")}
+    alone = {prompt: infer(unary_server, prompt) for prompt in (RELATIVITY, TOKYO, "Write a poem.", "Hello")}
     prompts = list(alone) * 3
     with ThreadPoolExecutor(len(prompts)) as pool:
         together = list(pool.map(lambda prompt: infer(unary_server, prompt), prompts))

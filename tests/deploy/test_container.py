@@ -42,7 +42,7 @@ CHAT_BODY = json.dumps(
                 "shape": [1],
                 "datatype": "BYTES",
                 "data": [
-                    '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}'
+                    '{"messages": [{"role": "user", "content": "What is the capital of Japan?"}], "temperature": 0}'
                 ],
             }
         ]
@@ -168,9 +168,9 @@ def test_unary_and_the_process_itself(image: Image, tmp_path: Path, int8_model: 
     arguments = ("--config_path", "/workspace/config.json", "--port", "9000")
     with docker_run(image, tmp_path, ("servable_unary", int8_model), *arguments, env={}) as container:
         ask = [sys.executable, str(ROOT / "client_unary.py"), "--url", "localhost:9000"]
-        answer = container.from_host(*ask, "--prompt", "What is the capital of France?")
+        answer = container.from_host(*ask, "--prompt", "What is the capital of Japan?")
         assert answer.returncode == 0, answer.stderr
-        assert answer.stdout.startswith("Question:\nWhat is the capital of France?\n\nCompletion:\n")
+        assert answer.stdout.startswith("Question:\nWhat is the capital of Japan?\n\nCompletion:\n")
 
         status = Path(f"/proc/{container.process.pid}/status").read_text()
         assert f"Uid:\t{OVMS_UID}\t{OVMS_UID}\t{OVMS_UID}\t{OVMS_UID}" in status
@@ -188,7 +188,7 @@ def test_stream(image: Image, tmp_path: Path, int8_model: Path) -> None:
     volumes = ("servable_stream", int8_model)
     with docker_run(image, tmp_path, volumes, *arguments, env=as_in_kubernetes) as container:
         ask = [sys.executable, str(ROOT / "client_stream.py"), "--url", "localhost:9000"]
-        answer = container.from_host(*ask, "-p", "What is the capital of France?", "-p", "Who is Albert Einstein?")
+        answer = container.from_host(*ask, "-p", "What is the capital of Japan?", "-p", "Who is Albert Einstein?")
         assert answer.returncode == 0, answer.stderr
         assert "==== Prompt: Who is Albert Einstein? ====" in answer.stdout
         assert "\nEND\n" in answer.stdout
@@ -212,7 +212,7 @@ def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8
         outputs = {
             output["name"]: output["data"] for output in json.loads(container.from_host(*chat).stdout)["outputs"]
         }
-        assert "Paris" in outputs["completion"][0]
+        assert "Tokyo" in outputs["completion"][0]
 
         assert container.execute(*health_check).returncode == 0
         assert container.execute(*health_check[:-1]).returncode == 0

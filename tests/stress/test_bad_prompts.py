@@ -22,7 +22,7 @@ from text_generation.serve.tensors import pack_texts
 pytestmark = pytest.mark.slow
 
 SETTINGS = {"TEMPERATURE": 0, "MAX_NEW_TOKENS": 40}
-GOOD = "What is the capital of France?"
+GOOD = "What is the capital of Japan?"
 
 
 @dataclass(frozen=True, slots=True)
