@@ -68,9 +68,10 @@ stress: $(VENV)/installed-dev  ## the long forms of the tests that break things,
 	    tests/test_download_model.py::TestSource::test_killed tests/test_compress_model.py::test_killed
 
 .PHONY: lint
-lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml
+lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml, and the types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
 .PHONY: models
@@ -87,5 +88,5 @@ bench-server: $(VENV)/installed-dev  ## what ovms_local itself costs, with an ec
 
 .PHONY: clean
 clean:  ## remove .venv, caches and the demo's models
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info smollm2-135m-instruct{,_FP16,_INT8*,_INT4*}
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info smollm2-135m-instruct{,_FP16,_INT8*,_INT4*}
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ from clients import common
 
 with common.slow_imports():
     import argparse
+    import io
     import json
     import math
     import sys
@@ -39,7 +40,8 @@ def main() -> None:
     arguments = parse_arguments()
     if sys.stdin is None:
         raise RequestFailed("the input is closed: type questions, or pipe them in, one a line")
-    sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused, and not the end
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused, and not the end
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     chat = Chat(arguments, interactive)
     if interactive:

@@ -3,6 +3,7 @@
 Imports nothing that takes long, so that Ctrl-C is taken care of before anything does.
 """
 
+import io
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
 TERMINATED = 143
 NO_READER = 141
 # A server's text must not move the cursor, set the window's title or answer in the user's name.
-_CONTROLS = {
+_CONTROLS: dict[int, str | None] = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
 _CONTROLS[ord("\r")] = None
@@ -70,7 +71,8 @@ def run(main: Callable[[], None]) -> None:
     if sys.stdout is None:
         sys.exit("error: the output is closed: leave it open, or send it to /dev/null")
     # A whole answer must not be lost for a character that the output's encoding does not have.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # As an exception, so that the terminal gets its cursor and echo back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
@@ -16,7 +16,7 @@ from clients.common import RequestFailed, TooLong
 CONNECT_TIMEOUT_S = 10
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # those that gRPC reads, in its order
 
-Outputs = Iterator[tuple[str, np.ndarray]]
+Outputs = Generator[tuple[str, np.ndarray], None, None]
 
 
 class Server:

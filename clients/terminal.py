@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from math import ceil
 from typing import ClassVar, Self
@@ -94,7 +94,7 @@ class LiveTexts(GrowingTexts, Live):
         self._tail.renderable = self._sections(Text) if any(self._texts) else WAITING
         return self._tail
 
-    def _sections(self, kind: type[ConsoleRenderable]) -> Group:
+    def _sections(self, kind: Callable[[str], ConsoleRenderable]) -> Group:
         parts: list[ConsoleRenderable] = []
         for title, text in zip(self._titles, self._texts, strict=True):
             parts += [Text(harmless(title)), kind(harmless(text)), Text()] if title else [kind(harmless(text))]

@@ -50,9 +50,12 @@ class ChatTemplate:
         """
         given = self.special_tokens | variables
         try:
-            rendered, _ = render_jinja_template(
-                [list(messages)], chat_template=self.source, add_generation_prompt=True, **given
-            )
+            rendered = render_jinja_template(
+                [[dict(message) for message in messages]],
+                chat_template=self.source,
+                add_generation_prompt=True,
+                **given,
+            )[0]
         except TemplateError as error:
             raise TemplateRefused(f"the model's chat template refuses these messages: {first_line(error)}") from error
         except Exception as error:  # whatever an expression in a template can raise
@@ -83,7 +86,8 @@ def _source(folder: Path, config: dict[str, Any]) -> str:
             f"{folder} has several chat templates ({', '.join(named)}) and none called default: put one into "
             "chat_template.jinja"
         )
-    return named["default"]
+    source: str = named["default"]
+    return source
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

@@ -147,12 +147,13 @@ def context_length(folder: Path) -> int:
     """
     size = _config_size(folder, "max_position_embeddings")
     if size is None:
-        size = read_json(folder / "tokenizer_config.json").get("model_max_length")
-        if type(size) not in (int, float) or not 0 < size < NO_LENGTH:
+        length = read_json(folder / "tokenizer_config.json").get("model_max_length")
+        if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < NO_LENGTH:
             raise ModelFolderError(
                 f"{folder} does not say how long a context its model has: put max_position_embeddings into config.json"
             )
-    return int(size)
+        size = int(length)
+    return size
 
 
 def _config_size(folder: Path, name: str) -> int | None:

@@ -5,12 +5,17 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from text_generation.chat_template import ChatTemplate, TemplateRefused
+from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
 from text_generation.errors import first_line
 from text_generation.model_folder import ModelFolderError, config_size, read_json
 
-_USER, _ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}
-_CHATS = ([_USER], [{"role": "system", "content": "Be brief."}, _USER], [_USER, _ASSISTANT, _USER])
+_USER: Message = {"role": "user", "content": "Hi"}
+_ASSISTANT: Message = {"role": "assistant", "content": "Hello."}
+_CHATS: tuple[list[Message], ...] = (
+    [_USER],
+    [{"role": "system", "content": "Be brief."}, _USER],
+    [_USER, _ASSISTANT, _USER],
+)
 
 
 def load(folder: Path) -> Tokenizer:
@@ -50,7 +55,7 @@ def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> No
     Raises ModelFolderError.
     """
     size = config_size(folder, "vocab_size")
-    used = {}
+    used: dict[str, int] = {}
     for chat in _CHATS:
         with contextlib.suppress(TemplateRefused):  # some take no system message
             encoding = tokenizer.encode(template.render(chat))

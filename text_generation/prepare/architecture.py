@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from packaging.version import Version
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
@@ -28,8 +29,10 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
     path = checkpoint / "config.json"
     stated = read_json(path)
     try:
-        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-        causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            checkpoint, local_files_only=True, trust_remote_code=False
+        )
+        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     except Exception as error:  # whatever stands in the file
         if "auto_map" in stated:
             raise code_error(path) from error

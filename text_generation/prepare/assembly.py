@@ -53,6 +53,6 @@ def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str
     export.export_checkpoint(checkpoint.path, folder)
     if model and model.sampling and not (checkpoint.path / "generation_config.json").exists():
         path = folder / "generation_config.json"
-        path.write_text(json.dumps(read_json(path) | model.sampling, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(read_json(path) | dict(model.sampling), indent=2) + "\n", encoding="utf-8")
     tokenizer.write_openvino_tokenizer(folder)
     return "FP32", {package: version(package) for package in export.PACKAGES}

@@ -155,7 +155,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if all(isinstance(name, str) for name in weight_map.values()):
             return weight_map
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):

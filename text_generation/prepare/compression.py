@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 
 from text_generation import tokenizer_file
-from text_generation.chat_template import ChatTemplate, TemplateRefused
+from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
 from text_generation.model_folder import MODEL_INFO, ModelFolderError
 from text_generation.prepare.machine import MachineError, available_memory, gigabytes
 from text_generation.prepare.models import Int4Recipe, data_text
@@ -26,9 +26,9 @@ def compress(
 ) -> None:
     """Write the model of the folder `source`, at another precision, with all its other files into an existing `folder`.
 
-    INT4 goes by `recipe`. With `calibrate`, its scales are chosen by AWQ (https://arxiv.org/abs/2306.00978) and scale
-    estimation from what the model computes on the bundled chats, which costs time and memory and keeps more of the
-    quality.
+    INT4 goes by `recipe`, or else by the one for all models. With `calibrate`, its scales are chosen by AWQ
+    (https://arxiv.org/abs/2306.00978) and scale estimation from what the model computes on the bundled chats, which
+    costs time and memory and keeps more of the quality.
 
     Raises ModelFolderError if the original is damaged and MachineError if there is too little memory to calibrate.
     """
@@ -46,6 +46,7 @@ def compress(
     if precision == "INT8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif precision == "INT4":
+        recipe = recipe or Int4Recipe()
         chosen = recipe if calibrate else replace(recipe, awq=recipe.data_free_awq, scale_estimation=False)
         samples = _samples(source, model) if calibrate else None
         model = nncf.compress_weights(
@@ -71,7 +72,7 @@ def _samples(folder: Path, model: ov.Model) -> list[dict[str, np.ndarray]]:
     tokenizer, template = tokenizer_file.load(folder), ChatTemplate.load(folder)
     samples = []
     for question, answer in json.loads(data_text("calibration.json")):
-        chat = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        chat: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         try:
             prompt = template.render(chat)
         except TemplateRefused as error:

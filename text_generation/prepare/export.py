@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from optimum.exporters.openvino import export_from_model
@@ -63,7 +64,9 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
             trust_remote_code=False,
         )
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
-    model, loaded = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model: PreTrainedModel
+    model, loaded = model_class.from_pretrained(
         None,
         config=config,
         state_dict=_load_fp32_weights(checkpoint),

@@ -6,6 +6,7 @@ Field names and token types: https://github.com/ggml-org/ggml/blob/master/docs/g
 """
 
 from pathlib import Path
+from typing import Any
 
 from gguf import GGUFReader, TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -20,7 +21,7 @@ def from_gguf(path: Path, fallback_template: str | None = None) -> PreTrainedTok
     """
     fields = GGUFReader(path).fields
 
-    def field(name: str):
+    def field(name: str) -> Any:
         return fields[f"tokenizer.{name}"].contents()
 
     kind = field("ggml.model"), field("ggml.pre")

@@ -50,7 +50,7 @@ SMALL_FILES = [
     *QUANTIZATION_FILES,
     *TOKENIZER_FILES,
 ]
-FILES = {"allow_patterns": [*SMALL_FILES, *LARGE_FILES], "ignore_patterns": ["*/*"]}
+FILES, SUBFOLDERS = [*SMALL_FILES, *LARGE_FILES], "*/*"
 
 
 def download(repository: str, revision: str, destination: Path, describe: Callable[[Path], None]) -> Checkpoint:
@@ -68,7 +68,15 @@ def download(repository: str, revision: str, destination: Path, describe: Callab
     plan = _plan(repository, revision)
     if plan is None:
         with explained(repository, revision):
-            folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **FILES))
+            folder = Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    local_files_only=True,
+                    allow_patterns=FILES,
+                    ignore_patterns=SUBFOLDERS,
+                )
+            )
             for path in sorted(folder.iterdir()):
                 if not path.is_dir():
                     _verify(repository, path)
@@ -96,7 +104,9 @@ def _plan(repository: str, revision: str) -> list[DryRunFileInfo] | None:
         with contextlib.suppress(RemoteEntryNotFoundError):
             hf_hub_download(repository, "config.json", revision=revision)  # whose errors say more than a plan's
         try:
-            plan = snapshot_download(repository, revision=revision, dry_run=True, **FILES)
+            plan = snapshot_download(
+                repository, revision=revision, dry_run=True, allow_patterns=FILES, ignore_patterns=SUBFOLDERS
+            )
         except DryRunError:
             return None
     plan.sort(key=lambda file: file.filename)
@@ -126,7 +136,7 @@ def _itemsize(folder: Path) -> int:
         return 4
     config = read_json(folder / "config.json")
     # Without a dtype the weights are taken for 16 bits, as published ones mostly are.
-    return BYTES_PER_DTYPE.get(config.get("dtype", config.get("torch_dtype")), 2)
+    return BYTES_PER_DTYPE.get(str(config.get("dtype", config.get("torch_dtype"))), 2)
 
 
 def page(repository: str) -> str:

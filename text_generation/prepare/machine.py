@@ -38,7 +38,7 @@ def require_disk(needs: list[tuple[Path, int]]) -> None:
 
 def available_memory() -> int:
     """Bytes that this process may still take, by the machine and by the container's limit (cgroup version 2)."""
-    available = psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())

@@ -36,7 +36,7 @@ def _installed(source: PackagedGguf) -> Path | None:
         package = distribution(source.package)
     except PackageNotFoundError:
         return None
-    path = Path(package.locate_file(source.gguf))
+    path = Path(str(package.locate_file(source.gguf)))
     return path if package.version == source.release and path.exists() else None
 
 

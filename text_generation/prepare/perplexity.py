@@ -35,7 +35,8 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarr
     """-log softmax(logits)[target] of each row: `logits` is (tokens, vocabulary), `targets` and result (tokens,)."""
     highest = logits.max(axis=-1)
     log_normalizer = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=-1))
-    return log_normalizer - logits[np.arange(len(targets)), targets]
+    result: np.ndarray = log_normalizer - logits[np.arange(len(targets)), targets]
+    return result
 
 
 def language_model_inputs(model: ov.Model | ov.CompiledModel, token_ids: np.ndarray) -> dict[str, np.ndarray]:

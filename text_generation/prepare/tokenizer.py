@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from text_generation import tokenizer_file
-from text_generation.chat_template import ChatTemplate, TemplateRefused
+from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
 from text_generation.errors import first_line
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare.checkpoint import TOKENIZER_FILES, CheckpointError, read_json
@@ -47,7 +47,8 @@ def check_chat(folder: Path) -> list[str]:
     Returns what one should know of it, in sentences. Raises ModelFolderError.
     """
     template = ChatTemplate.load(folder)
-    question, system = {"role": "user", "content": "Hi"}, {"role": "system", "content": "Be brief."}
+    question: Message = {"role": "user", "content": "Hi"}
+    system: Message = {"role": "system", "content": "Be brief."}
     try:
         template.render([question])
     except TemplateRefused as error:

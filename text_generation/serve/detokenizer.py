@@ -69,7 +69,8 @@ class WindowDetokenizer(Detokenizer):
         return text
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=False)
+        return text
 
 
 def detokenizer(tokenizer: Tokenizer) -> Detokenizer:

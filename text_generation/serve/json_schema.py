@@ -36,7 +36,8 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if size > MAX_BYTES:
         raise ValueError(f"the schema has {size:,} bytes, but may have {MAX_BYTES:,}")
     definitions = schema.get("$defs", {})
-    waiting, count = [("schema", schema, 0)], 0
+    waiting: list[tuple[str, Any, int]] = [("schema", schema, 0)]
+    count = 0
     while waiting:
         path, node, depth = waiting.pop()
         count += 1

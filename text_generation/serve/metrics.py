@@ -83,7 +83,7 @@ class Metrics:
         for prompt_tokens, completion_tokens in zip(record.prompt_tokens, record.completion_tokens, strict=True):
             self._prompt_length.observe(prompt_tokens)
             self._completion_length.observe(completion_tokens)
-        if record.first_token_s is not None:
+        if record.prefill_s is not None and record.decode_s is not None:
             self._prefill.observe(record.prefill_s)
             self._decode.observe(record.decode_s)
             if max(record.completion_tokens) > 1:

@@ -91,13 +91,13 @@ class Observation:
     def admitted(self) -> None:
         """It has one."""
         self._admitted = time.monotonic()
-        if self._metrics is not None:
+        if self._metrics is not None and self._queued is not None:
             self._metrics.admitted(self._admitted - self._queued, sum(self._prompt_tokens))
 
     def step(self, tokens: int, completions: int) -> None:
         """A step has brought so many tokens, one or more, to so many completions."""
         now = time.monotonic()
-        if self._first_token is None:
+        if self._last_token is None:
             self._first_token = now
             if self._metrics is not None:
                 self._metrics.first_token(now - self._arrived, tokens)
@@ -124,10 +124,10 @@ class Observation:
         finish_reasons = tuple(completion.finish_reason for completion in self._completions)
         if isinstance(error, Exception):
             ended = error_kind(error)
-        elif error is not None or None in finish_reasons or not finish_reasons:
-            ended = CANCELLED
+        elif error is None and finish_reasons and all(finish_reasons):
+            ended = ", ".join(sorted({reason for reason in finish_reasons if reason}))
         else:
-            ended = ", ".join(sorted(set(finish_reasons)))
+            ended = CANCELLED
         return RequestRecord(
             request_id=self.request_id,
             ended=ended,

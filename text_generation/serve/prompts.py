@@ -53,7 +53,9 @@ class PromptEncoder:
         texts = list(strings([list(messages), variables]))
         if any(map(self._holds_special_token, texts)):
             return self._encode_literally(messages, variables, "".join(texts))
-        return self.tokenizer.encode(self.template.render(messages, **variables), add_special_tokens=False).ids
+        prompt = self.template.render(messages, **variables)
+        token_ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
+        return token_ids
 
     def _holds_special_token(self, text: str) -> bool:
         """Whether there is one in it, or its normalization makes one of it (`</s>` in full-width characters, say)."""
@@ -89,7 +91,7 @@ class PromptEncoder:
         """The prompt cut behind each special token: the text before it, and its id."""
         start = 0
         for match in self._own_pattern.finditer(prompt):
-            yield prompt[start : match.start()], [self._special_tokens[match[match.lastindex]]]
+            yield prompt[start : match.start()], [self._special_tokens[match[match.lastindex or 0]]]
             start = match.end()
         yield prompt[start:], []
 

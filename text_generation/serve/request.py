@@ -4,6 +4,7 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from text_generation.chat_template import Message
 from text_generation.errors import RequestError, first_line
@@ -89,7 +90,8 @@ class ChatRequest(SamplingParams):
 
 def request_schema() -> dict[str, Any]:
     """The JSON schema of a request, without defaults, since these are the server's and the model's."""
-    return _plain(ChatRequest.model_json_schema())
+    schema: dict[str, Any] = _plain(ChatRequest.model_json_schema())
+    return schema
 
 
 def _plain(schema: Any) -> Any:
@@ -121,13 +123,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _problem(error: dict[str, Any]) -> str:
+def _problem(error: ErrorDetails) -> str:
     """One of pydantic's errors as `field: what is wrong with it`."""
     quotes_nothing = error["type"] in ("missing", "extra_forbidden")
     return _unquoted_problem(error) + ("" if quotes_nothing else f" (got {_shortened(error['input'])})")
 
 
-def _unquoted_problem(error: dict[str, Any]) -> str:
+def _unquoted_problem(error: ErrorDetails) -> str:
     """The same without the value, which may be what somebody has written."""
     place = ".".join(map(str, error["loc"])) or "request"
     if error["type"] == "extra_forbidden":

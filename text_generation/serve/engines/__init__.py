@@ -13,4 +13,5 @@ _CLASSES = {"optimum": ("optimum", "OptimumEngine"), "genai": ("genai", "GenaiEn
 def engine_class(name: EngineName) -> "type[Engine]":
     """The class of an engine."""
     module, attribute = _CLASSES[name]
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
+    found: type[Engine] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

@@ -74,7 +74,7 @@ class GenaiEngine(Engine):
             _generation_configs(work),
             None if schema is None else json.dumps(schema),
         )
-        queue = SimpleQueue()
+        queue: SimpleQueue[Tokens | End] = SimpleQueue()
         with self._changed:
             if self._closed:
                 raise RuntimeError(_CLOSED)

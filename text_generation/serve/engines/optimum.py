@@ -43,10 +43,15 @@ class OptimumEngine(Engine):
         self._model = model
 
     @property
+    def _loaded(self) -> OVModelForCausalLM:
+        assert self._model is not None, "wait_ready comes first, and close last"
+        return self._model
+
+    @property
     def cache_bytes_per_token(self) -> int:
         """At 24 bits a value, which its 8 bits, their upkeep and the room that the cache grows into were measured to
         come to (SECURITY.md)."""
-        return 3 * sum(cached_values(state.get_info().data_shape) for state in self._model.model.get_variables())
+        return 3 * sum(cached_values(state.get_info().data_shape) for state in self._loaded.model.get_variables())
 
     def close(self) -> None:
         self._model = None
@@ -67,7 +72,7 @@ class OptimumEngine(Engine):
             self._malloc_trim(0)
 
     def _decode(self, work: Work) -> Generator[Step]:
-        batch = _Batch(self._model.request.get_compiled_model(), work.prompts, max(work.budgets))
+        batch = _Batch(self._loaded.request.get_compiled_model(), work.prompts, max(work.budgets))
         sample = Sampler(work.sampling)
         running = list(range(len(work.prompts)))  # the prompt of each row of the batch
         for length in range(1, max(work.budgets) + 1):
