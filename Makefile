@@ -56,7 +56,7 @@ down:  ## stop them, after the answers that are running
 test: lint $(VENV)/installed-dev  ## all tests, on the real model (SYSTEM_PACKAGES=no installs nothing with apt)
 	./tests/install_system_packages.sh
 	$(BIN)/pytest -m "not alone" --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $$(grep --recursive --files-with-matches --include '*.py' mark.alone tests)
 
 .PHONY: test-fast
 test-fast: $(VENV)/installed-dev  ## the tests that start no process and load no model

@@ -20,7 +20,7 @@ from ovms_local.testing import RunningServer, serve
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
+EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}'
 CAPITAL = "What is the capital of Japan?"
 TOKYO = "The capital of Japan is Tokyo."
 SUMMARY = ["finish_reason", "prompt_tokens", "completion_tokens", "logprobs"]
@@ -33,10 +33,10 @@ def engine(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(fp32_model, engine) -> Iterator[RunningServer]:
-    """Both chat graphs on the FP32 model in exact arithmetic, greedy unless a request says otherwise."""
+def server(int8_model, engine) -> Iterator[RunningServer]:
+    """Both chat graphs in exact arithmetic, greedy unless a request says otherwise."""
     env = {
-        "MODEL_PATH": str(fp32_model),
+        "MODEL_PATH": str(int8_model),
         "ENGINE": engine,
         "OV_CONFIG": EXACT,
         "TEMPERATURE": "0",
@@ -110,9 +110,9 @@ def refused(client: InferenceServerClient, request: dict[str, Any] | str) -> str
     return error.value.message()
 
 
-def test_an_answer_with_its_reason_and_its_cost(client, server, fp32_model):
+def test_an_answer_with_its_reason_and_its_cost(client, server, int8_model):
     answer = ask(client, conversation(CAPITAL))
-    tokenizer = Tokenizer.from_file(str(fp32_model / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
     assert answer == {
         "completion": TOKYO,
         "finish_reason": "stop",

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import ServerDied, free_port, serve
 from tests.ovms_local.kserve_requests import Stream, request, triton_inputs
+from tests.stress import watch
 
 pytestmark = pytest.mark.slow
 
@@ -183,9 +184,9 @@ def flagged(tmp_path_factory):
 
 def test_the_log_goes_into_a_file_as_well(flagged):
     server, log = flagged
+    watch.until(lambda: "server is ready" in log.read_text())  # which comes after the same line on standard output
     lines = log.read_text().splitlines()
     assert lines == server.log.splitlines()[: len(lines)]
-    assert any("server is ready" in line for line in lines)
 
 
 def test_it_listens_on_each_address_of_a_list(flagged):
