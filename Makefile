@@ -16,7 +16,7 @@ export PORT REST_PORT
 
 .PHONY: help
 help:  ## list what there is
-	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,10 @@ models: $(VENV)/installed  ## write what is generated from the table of models: 
 .PHONY: bench
 bench: $(VENV)/installed-dev  ## engines, server and peers side by side (ARGS=--quick, ARGS="--peer llama.cpp")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-open-loop
+bench-open-loop: $(VENV)/installed-dev  ## requests at a rising rate, at our server and at llama.cpp's
+	$(BIN)/python -m benchmarks.open_loop $(ARGS)
 
 .PHONY: bench-server
 bench-server: $(VENV)/installed-dev  ## what ovms_local itself costs, with an echo node

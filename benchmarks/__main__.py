@@ -14,16 +14,15 @@ from pathlib import Path
 import openvino as ov
 from tqdm import tqdm
 
-from benchmarks import llama_cpp_peer, models, plot, table
+from benchmarks import llama_server, models, plot, prefixes, table
 from benchmarks.child import Child
 from benchmarks.memory_bandwidth import Reader, weight_bytes_per_token
 from benchmarks.models import CACHE, BenchmarkModel
-from benchmarks.results import Goal, Results, Row, Spread, machine, packages
-from benchmarks.subjects import InProcess, ServedModel, Subject, clients, in_process, question_ids, served
+from benchmarks.results import RESULTS, Goal, Results, Row, Spread, machine, packages
+from benchmarks.subjects import ALL_TOKENS, InProcess, ServedModel, Subject, clients, in_process, question_ids, served
 from benchmarks.workload import QUESTIONS, Run, Workload
 from text_generation.serve.prompts import PromptEncoder
 
-RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 2, 4, 8, 16, 32)
 QUICK_CLIENTS = (1, 8, 32)
 ALONE = 4  # requests one after another where there is one client, so that a run is long enough to be measured
@@ -33,7 +32,7 @@ SERVER = "server, {}"
 ENGINE = "engine {}, no server"
 PIPELINE = "genai pipeline alone"
 GENERATE = "generate(), a thread per request"
-LLAMA_CPP = "llama.cpp"
+LLAMA_SERVER = "llama-server"
 
 # By subject and number of clients, the runs of all repeats in order.
 Runs = Mapping[tuple[str, int], list[Run]]
@@ -48,20 +47,18 @@ def main() -> None:
     wanted = [models.smollm2("INT8")]
     if not arguments.quick:
         wanted += [models.tiny_llama(), models.smollm2("INT4")]
-    peer = llama_cpp_peer.python(CACHE) if arguments.peer else None
+    peer = llama_server.binary(CACHE) if arguments.peer else None
     reader = Reader()
     name = "quick" if arguments.quick else "full"
     arguments.output.mkdir(parents=True, exist_ok=True)
     with clients(max(counts)) as client_processes:
         for model in wanted:
-            # Requests take turns on Optimum's engine, so its throughput is flat and runs with many clients are long.
-            # One model of the full run shows it, which keeps the runs within half an hour and five minutes.
-            shows_it = model is wanted[0] and not arguments.quick
-            optimum_counts = counts if shows_it else [count for count in counts if count <= 8]
-            served_counts = {"genai": counts, "optimum": optimum_counts}
+            # Requests take turns on Optimum's engine: its throughput is flat, and runs with many clients are long.
+            served_counts = {"genai": counts, "optimum": [count for count in counts if count <= 8]}
             measure_model(model, served_counts, repeats, client_processes, reader, peer, results)
             if model is wanted[0]:
                 measure_side_questions(model, repeats, client_processes, results)
+                results.goals += prefixes.measure(model, repeats, client_processes)
             results.seconds = time.monotonic() - started
             # After each model, so that a run that is stopped leaves what it has measured.
             results.save(arguments.output / f"{name}.json")
@@ -102,16 +99,19 @@ def measure_model(
             return stack.enter_context(in_process(command, encoder))
 
         for engine, engine_counts in served_counts.items():
-            server = stack.enter_context(served(engine, "stream", model.folder, model.new_tokens, client_processes))
+            server = stack.enter_context(
+                served(engine, "stream", model.folder, model.new_tokens, client_processes, **ALL_TOKENS)
+            )
             subjects[SERVER.format(engine)] = server, engine_counts
         in_process_module = (sys.executable, "-m", "benchmarks.in_process")
         for name, subject_counts in {"genai": alone_and_many, "optimum": (1,)}.items():
             subjects[ENGINE.format(name)] = child(*in_process_module, name, str(model.folder)), subject_counts
-        subjects[PIPELINE] = child(*in_process_module, "pipeline", str(model.folder)), alone_and_many
+        subjects[PIPELINE] = child(*in_process_module, "pipeline", str(model.folder)), QUICK_CLIENTS
         subjects[GENERATE] = child(*in_process_module, "generate", str(model.folder)), alone_and_many
         if peer is not None and model.folder.name.startswith(models.SMOLLM2):
-            script = str(Path(llama_cpp_peer.__file__))
-            subjects[LLAMA_CPP] = child(str(peer), script, str(models.smollm2_gguf())), (1,)
+            gguf = models.smollm2_gguf()
+            llama = stack.enter_context(llama_server.served(peer, gguf, client_processes, encoder))
+            subjects[LLAMA_SERVER] = llama, QUICK_CLIENTS
 
         for subject, subject_counts in tqdm(subjects.values(), f"{model.title}: warm-up", disable=None):
             for count in alone_and_many:
@@ -158,9 +158,20 @@ def goals(model: BenchmarkModel, runs: Runs) -> list[Goal]:
         found.append(Goal(f"{engine}: first token, server less in process", model.title, 10, True, " ms", more))
     genai = SERVER.format("genai")
     found.append(ratio("optimum: in process / generate()", 1.1, (ENGINE.format("optimum"), 1), (GENERATE, 1)))
-    found.append(ratio("genai: server / bare pipeline, 8 clients", 0.75 if small else 0.9, (genai, 8), (PIPELINE, 8)))
+    share = 0.9 if not small else 0.92 if model.folder.match("*_INT4_*") else 0.95
+    found.append(ratio("genai: server / bare pipeline, 8 clients", share, (genai, 8), (PIPELINE, 8)))
     found.append(ratio("genai server / thread per request, 8 clients", 3.5, (genai, 8), (GENERATE, 8)))
     found.append(ratio("genai server: 32 clients / 8 clients", 0.95, (genai, 32), (genai, 8)))
+    if (LLAMA_SERVER, 1) in runs:
+        for count, target in {8: 1.5, 32: 1.9}.items():
+            name = f"genai server / llama-server, {count} clients"
+            found.append(ratio(name, target, (genai, count), (LLAMA_SERVER, count)))
+        alone = zip(runs[genai, 1], runs[LLAMA_SERVER, 1], runs[PIPELINE, 1], strict=True)
+        measured = Spread.of(
+            [own.tokens_per_s / min(llama.tokens_per_s, bare.tokens_per_s) for own, llama, bare in alone]
+        )
+        name = "genai server / the slower of llama-server and bare pipeline, 1 client"
+        found.append(Goal(name, model.title, 1, False, "", measured))
     return found
 
 
@@ -184,7 +195,7 @@ def measure_side_questions(
         name = f"optimum: first token of {length} tokens, sooner than generate()"
         results.goals.append(Goal(name, model.title, 2, False, "", measured))
     for engine in ("genai", "optimum"):
-        with served(engine, "unary", model.folder, model.new_tokens, client_processes[:1]) as server:
+        with served(engine, "unary", model.folder, model.new_tokens, client_processes[:1], **ALL_TOKENS) as server:
 
             def seconds(server: ServedModel, requests: list[list[str]]) -> float:
                 workload = Workload(1, len(QUESTIONS), model.new_tokens)

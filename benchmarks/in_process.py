@@ -171,6 +171,7 @@ def main() -> None:
         engine="genai" if name == "genai" else "optimum",
         max_concurrent_requests=64,
         ignore_eos=True,
+        prefix_caching=False,
     )
     subject = {
         "optimum": EngineSubject,

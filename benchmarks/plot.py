@@ -11,13 +11,13 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from benchmarks.results import Results, Row
 
-# Servers are lines; what runs without one are single points, at one client and at eight.
+# Servers are lines; what runs without one are single points.
 STYLES = {
     "server, genai": {"color": "tab:blue", "marker": "o"},
     "server, optimum": {"color": "tab:orange", "marker": "o"},
     "genai pipeline alone": {"color": "tab:cyan", "marker": "D", "linestyle": ""},
     "generate(), a thread per request": {"color": "tab:red", "marker": "X", "linestyle": ""},
-    "llama.cpp": {"color": "tab:green", "marker": "s", "linestyle": ""},
+    "llama-server": {"color": "tab:green", "marker": "s"},
 }
 
 
@@ -44,7 +44,8 @@ def draw(results: Results, path: Path) -> None:
             axis.grid(alpha=0.3)
     figure.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=len(STYLES))
     machine = results.machine
-    figure.suptitle(f"{machine['cpu']}, {machine['cores']} cores; medians, bars from lowest to highest repeat")
+    cpu = f"{machine['cpu']} ({machine['instructions']}), {machine['cores']} cores"
+    figure.suptitle(f"{cpu}; medians, bars from lowest to highest repeat")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -3,7 +3,7 @@
 import json
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks.workload import Run, Workload
 
+RESULTS = Path(__file__).parent / "results"  # where they go unless something else is said
 PACKAGES = ("openvino", "openvino-genai", "optimum-intel", "transformers", "torch", "tritonclient", "grpcio", "numpy")
 
 
@@ -114,18 +115,28 @@ class Results:
 
 def machine() -> dict[str, str]:
     """What the numbers depend on, as far as it can be asked for."""
-    cpu = platform.processor() or "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
+    lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
+    cpu = {name.strip(): value.strip() for name, _, value in lines}
     return {
-        "cpu": cpu,
+        "cpu": cpu.get("model name") or platform.processor() or "unknown",
+        "instructions": instruction_set(cpu.get("flags", "").split()),
         "cores": str(psutil.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+
+
+def instruction_set(flags: Collection[str]) -> str:
+    """What the kernels for 8 and 4-bit weights are chosen by."""
+    named = {
+        "AVX2": "avx2",
+        "AVX-VNNI": "avx_vnni",
+        "AVX-512": "avx512f",
+        "AVX-512 VNNI": "avx512_vnni",
+        "AMX": "amx_int8",
+    }
+    return ", ".join(name for name, flag in named.items() if flag in flags) or "neither AVX2 nor later"
 
 
 def packages() -> dict[str, str]:

@@ -1,48 +1,68 @@
-"""One user of a server: a process with tritonclient that asks when told to and reports when the pieces came.
+"""Users of a server: a process that asks when told to and reports when the pieces came.
 
-Each line on its input is {"url": "host:port", "requests": [[prompt, ...], ...], "stream": true or false}: the requests
-are sent one after another, and answered by one line {"answers": [Answer, ...], "token_counts": [...]}. With no requests
-it only connects, so that connecting is not part of what is measured.
+Each line on its input is {"url": "host:port", "kind": one of ASK, "requests": [...]}. The requests are sent one after
+another, or, where "at" lists times of the monotonic clock, each at its time whatever the others do. The answer is one
+line {"answers": [Answer, ...], "token_counts": [...], "texts": [...]}. With no requests it only connects, so that
+connecting is not part of what is measured.
 """
 
 import functools
+import http.client
 import json
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from benchmarks.workload import Answer
 
-MODEL_NAME = "python_model"
+GRAPHS = {"stream": "python_model", "unary": "python_model", "chat": "chat_stream"}
+MOST_AT_ONCE = 512  # of the requests that are sent at given times
+
+Connection = InferenceServerClient | http.client.HTTPConnection
+Asked = tuple[Answer, int, str]  # when the pieces came, how many tokens they are, what they say
 
 
-def pre_prompt(prompts: list[str]) -> list[InferInput]:
-    """The request's inputs: one BYTES tensor with a prompt per element."""
-    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
-    tensor.set_data_from_numpy(np.array([prompt.encode() for prompt in prompts], dtype=np.object_))
-    return [tensor]
-
-
-@functools.cache
-def connect(url: str) -> InferenceServerClient:
-    """One connection per server, kept."""
+def connect(url: str, kind: str) -> Connection:
+    """A connection; SystemExit where the servable is not there."""
+    if kind == "completion":
+        return http.client.HTTPConnection(url)
     client = InferenceServerClient(url)
-    if not client.is_model_ready(MODEL_NAME):
-        raise SystemExit(f"{MODEL_NAME} at {url} is not ready")
+    if not client.is_model_ready(GRAPHS[kind]):
+        raise SystemExit(f"{GRAPHS[kind]} at {url} is not ready")
     return client
 
 
-def stream(client: InferenceServerClient, prompts: list[str]) -> tuple[Answer, int]:
-    """One streaming request; the clock starts before its stream is opened."""
+def texts_input(name: str, texts: list[str]) -> list[InferInput]:
+    """The request's inputs: one BYTES tensor with a text per element."""
+    tensor = InferInput(name, [len(texts)], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode() for text in texts], dtype=np.object_))
+    return [tensor]
+
+
+def stream(client: InferenceServerClient, prompts: list[str]) -> Asked:
+    """A request to servable_stream."""
+    return _read_stream(client, "stream", texts_input("pre_prompt", prompts), "token_count")
+
+
+def chat(client: InferenceServerClient, request: dict[str, Any]) -> Asked:
+    """A request to servable_chat's stream."""
+    return _read_stream(client, "chat", texts_input("request", [json.dumps(request)]), "completion_tokens")
+
+
+def _read_stream(client: InferenceServerClient, kind: str, inputs: list[InferInput], count_name: str) -> Asked:
+    """The clock starts before the stream is opened."""
     arrived = SimpleQueue()
     answer = Answer(time.monotonic())
     client.start_stream(lambda result, error: arrived.put((time.monotonic(), result, error)))
-    client.async_stream_infer(MODEL_NAME, pre_prompt(prompts))
-    token_count = 0
+    client.async_stream_infer(GRAPHS[kind], inputs)
+    token_count, whole = 0, ""
     while True:
         now, result, error = arrived.get()
         if error is not None:
@@ -50,32 +70,94 @@ def stream(client: InferenceServerClient, prompts: list[str]) -> tuple[Answer, i
         if (message := result.as_numpy("error_message")) is not None:
             raise RuntimeError(message[0].decode())
         if (pieces := result.as_numpy("completion")) is not None:
-            texts = [piece.decode() for piece in pieces]
-            if any(texts):
+            text = "".join(piece.decode() for piece in pieces)
+            if text:
                 answer.arrivals.append(now)
+            whole += text
             answer.ended = now
-        elif (counts := result.as_numpy("token_count")) is not None:
+        elif (counts := result.as_numpy(count_name)) is not None:
             token_count = int(counts[0])
         else:
             client.stop_stream()
-            return answer, token_count
+            return answer, token_count, whole
 
 
-def call(client: InferenceServerClient, prompts: list[str]) -> tuple[Answer, int]:
-    """One unary request."""
+def call(client: InferenceServerClient, prompts: list[str]) -> Asked:
+    """A request to servable_unary."""
     answer = Answer(time.monotonic())
-    result = client.infer(MODEL_NAME, pre_prompt(prompts))
+    result = client.infer(GRAPHS["unary"], texts_input("pre_prompt", prompts))
     answer.ended = time.monotonic()
-    return answer, int(result.as_numpy("token_count")[0])
+    return answer, int(result.as_numpy("token_count")[0]), ""
+
+
+def completion(connection: http.client.HTTPConnection, body: dict[str, Any]) -> Asked:
+    """A request to /completion of llama-server, answered as server-sent events."""
+    answer, whole = Answer(time.monotonic()), ""
+    connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != http.HTTPStatus.OK:
+        raise RuntimeError(response.read().decode())
+    token_count = 0
+    for line in response:
+        if not line.startswith(b"data: "):
+            continue
+        now, event = time.monotonic(), json.loads(line.removeprefix(b"data: "))
+        if "content" not in event:
+            raise RuntimeError(line.decode())
+        if event["content"]:
+            answer.arrivals.append(now)
+            whole += event["content"]
+        answer.ended = now
+        token_count = event.get("tokens_predicted", token_count)
+    connection.close()  # the server closes what is idle for some seconds; a new one takes a fraction of a millisecond
+    return answer, token_count, whole
+
+
+ASK: dict[str, Callable[[Any, Any], Asked]] = {
+    "stream": stream,
+    "unary": call,
+    "chat": chat,
+    "completion": completion,
+}
+
+
+def ask_at_times(url: str, kind: str, requests: list[Any], times: list[float]) -> list[Asked]:
+    """Requests that begin when it is their time; a request counts from then, also where it could be sent only later."""
+    idle: SimpleQueue[Connection] = SimpleQueue()
+
+    def ask(request: Any, at: float) -> Asked:
+        try:
+            connection = idle.get_nowait()
+        except Empty:
+            connection = connect(url, kind)
+        asked = ASK[kind](connection, request)
+        idle.put(connection)
+        asked[0].sent = at
+        return asked
+
+    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:
+        futures = []
+        for request, at in zip(requests, times, strict=True):
+            time.sleep(max(0.0, at - time.monotonic()))
+            futures.append(threads.submit(ask, request, at))
+        return [future.result() for future in futures]
 
 
 def main() -> None:
+    kept = functools.cache(connect)  # one connection per server
     for line in sys.stdin:
         command = json.loads(line)
-        client = connect(command["url"])
-        ask = stream if command["stream"] else call
-        done = [ask(client, prompts) for prompts in command["requests"]]
-        reply = {"answers": [asdict(answer) for answer, _ in done], "token_counts": [count for _, count in done]}
+        url, kind, requests = command["url"], command["kind"], command["requests"]
+        if "at" in command:
+            done = ask_at_times(url, kind, requests, command["at"])
+        else:
+            connection = kept(url, kind)
+            done = [ASK[kind](connection, request) for request in requests]
+        reply = {
+            "answers": [asdict(answer) for answer, _, _ in done],
+            "token_counts": [count for _, count, _ in done],
+            "texts": [text for _, _, text in done],
+        }
         print(json.dumps(reply), flush=True)
 
 

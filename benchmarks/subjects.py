@@ -1,10 +1,10 @@
 """What is measured: servers with their clients, engines without a server, and a peer."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks.child import Child, peak_memory, reset_peak_memory
 from benchmarks.workload import Answer, Run, Workload
@@ -12,6 +12,8 @@ from ovms_local.testing import serve
 from text_generation.serve.prompts import PromptEncoder
 
 ROOT = Path(__file__).parent.parent
+# Every request generates all its tokens, and computes all of its prompt: the questions come again and again.
+ALL_TOKENS = {"IGNORE_EOS": "true", "PREFIX_CACHING": "false"}
 
 
 class Subject(Protocol):
@@ -24,11 +26,12 @@ class Subject(Protocol):
 class ServedModel:
     """ovms_local with one of our servables, asked over gRPC by tritonclient, a process for each client."""
 
-    def __init__(self, url: str, server_pid: int, clients: Sequence[Child], new_tokens: int, *, stream: bool):
-        self._url, self._server_pid, self._clients, self._stream = url, server_pid, clients, stream
+    def __init__(self, url: str, server_pid: int, clients: Sequence[Child], new_tokens: int, servable: str):
+        self.url = url
+        self._server_pid, self._clients, self._servable = server_pid, clients, servable
         self._new_tokens = new_tokens
         for client in clients:
-            client.send({"url": url, "requests": [], "stream": stream})
+            client.send({"url": url, "kind": servable, "requests": []})
         for client in clients:
             client.receive()
 
@@ -43,14 +46,19 @@ class ServedModel:
         reset_peak_memory(self._server_pid)
         asked = list(zip(self._clients, requests, strict=False))
         for client, own in asked:
-            client.send({"url": self._url, "requests": own, "stream": self._stream})
+            client.send({"url": self.url, "kind": self._servable, "requests": own})
         replies = [client.receive() for client, _ in asked]
-        counted = sum(sum(reply["token_counts"]) for reply in replies)
-        # The count leaves out special tokens, which a model that must not stop goes on to make now and then.
-        if not 0.5 * workload.tokens <= counted <= workload.tokens:
-            raise RuntimeError(f"the server counted {counted} tokens where {workload.tokens} were asked for")
+        check_counts(workload, replies)
         answers = [Answer(**answer) for reply in replies for answer in reply["answers"]]
         return Run(workload, answers, peak_memory(self._server_pid))
+
+    def chat(self, messages: list[dict[str, str]]) -> tuple[Answer, str]:
+        """One request of the first client to servable_chat: its timeline and its text. Greedy, to a natural end."""
+        client = self._clients[0]
+        request = {"messages": messages, "temperature": 0}
+        client.send({"url": self.url, "kind": self._servable, "requests": [request]})
+        reply = client.receive()
+        return Answer(**reply["answers"][0]), reply["texts"][0]
 
 
 class InProcess:
@@ -72,6 +80,14 @@ class InProcess:
         return Run(workload, answers, peak_memory(self._child.pid))
 
 
+def check_counts(workload: Workload, replies: Sequence[Mapping[str, Any]]) -> None:
+    """RuntimeError where the clients' replies count other tokens than the workload's."""
+    counted = sum(sum(reply["token_counts"]) for reply in replies)
+    # The count leaves out special tokens, which a model that must not stop goes on to make now and then.
+    if not 0.5 * workload.tokens <= counted <= workload.tokens:
+        raise RuntimeError(f"the server counted {counted} tokens where {workload.tokens} were asked for")
+
+
 def question_ids(encoder: PromptEncoder, question: str) -> list[int]:
     """The token ids of a question's prompt."""
     return encoder.encode([{"role": "user", "content": question}], {})
@@ -91,14 +107,13 @@ def clients(count: int) -> Iterator[list[Child]]:
 
 @contextmanager
 def served(
-    engine: str, servable: str, model: Path, new_tokens: int, client_processes: Sequence[Child]
+    engine: str, servable: str, model: Path, new_tokens: int, client_processes: Sequence[Child], **settings: str
 ) -> Iterator[ServedModel]:
-    """A server with an engine and a servable of ours ("unary" or "stream")."""
+    """A server with an engine and a servable of ours ("unary", "stream" or "chat"), and settings besides ours here."""
     env = {
         "ENGINE": engine,
         "MODEL_PATH": str(model),
         "MAX_NEW_TOKENS": str(new_tokens),
-        "IGNORE_EOS": "true",
         # As the subjects without a server have it; a model folder may recommend something else.
         "TEMPERATURE": "1",
         "TOP_P": "1",
@@ -107,10 +122,8 @@ def served(
         "MAX_CONCURRENT_REQUESTS": "64",
         "LOG_LEVEL": "WARNING",
     }
-    with serve(ROOT / f"servable_{servable}", env=env) as server:
-        yield ServedModel(
-            server.grpc_url, server.process.pid, client_processes, new_tokens, stream=servable == "stream"
-        )
+    with serve(ROOT / f"servable_{servable}", env=env | settings) as server:
+        yield ServedModel(server.grpc_url, server.process.pid, client_processes, new_tokens, servable)
 
 
 @contextmanager

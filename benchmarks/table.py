@@ -1,6 +1,6 @@
 """Results as tables in Markdown, for the terminal and for README files alike."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.results import Goal, Results, Row
 
@@ -31,8 +31,8 @@ def render(results: Results) -> str:
             f"{bandwidth.median:.1f} GB/s, so one request at a time can have {1000 * bandwidth.median / weights:.0f} "
             "tokens/s\n"
         )
-        parts.append(_table(ROW_HEADER, map(_row_cells, rows)))
-    parts.append(_table(GOAL_HEADER, map(_goal_cells, results.goals)))
+        parts.append(table(ROW_HEADER, map(_row_cells, rows)))
+    parts.append(table(GOAL_HEADER, map(_goal_cells, results.goals)))
     return "\n".join(parts)
 
 
@@ -64,7 +64,8 @@ def _goal_cells(goal: Goal) -> Sequence[str]:
     )
 
 
-def _table(header: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown whose columns are aligned in its source too."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [

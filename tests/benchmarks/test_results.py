@@ -9,7 +9,7 @@ from openvino import opset13 as ops
 
 from benchmarks import table
 from benchmarks.memory_bandwidth import weight_bytes_per_token
-from benchmarks.results import Goal, Results, Row, Spread
+from benchmarks.results import Goal, Results, Row, Spread, instruction_set
 from benchmarks.workload import Answer, Run, Workload
 
 WORKLOAD = Workload(clients=2, requests=1, new_tokens=3)
@@ -72,3 +72,15 @@ def test_a_step_reads_the_weights_of_products_but_not_a_table_that_is_looked_up(
     logits = ops.matmul(ops.gather(embeddings, ids, ops.constant(np.int64(0))), weights, False, False)
     model = ov.Model([ops.result(logits)], [ids], "model")
     assert weight_bytes_per_token(model) == 8 * 16 + 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("fpu sse4_2 avx avx2 fma", "AVX2"),
+        ("avx avx2 avx512f avx512_vnni amx_int8", "AVX2, AVX-512, AVX-512 VNNI, AMX"),
+        ("fpu sse4_2 avx", "neither AVX2 nor later"),
+    ],
+)
+def test_the_instruction_set_is_named(flags, named):
+    assert instruction_set(flags.split()) == named

@@ -1,0 +1,123 @@
+"""llama.cpp's own server as a peer: built on this machine from the source that llama-cpp-python carries."""
+
+import http.client
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.child import Child, peak_memory, reset_peak_memory
+from benchmarks.subjects import check_counts, question_ids
+from benchmarks.workload import Answer, Run, Workload
+from ovms_local.testing import free_port
+from text_generation.serve.prompts import PromptEncoder
+
+PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+SLOTS = 32
+SLOT_TOKENS = 2048
+# As our subjects sample, whose penalty is for all tokens there are; its own defaults are others.
+SAMPLING = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": SLOT_TOKENS,
+}
+
+
+def binary(cache: Path) -> Path:
+    """llama-server, compiled here (cmake, a C++ compiler) if it is not there yet."""
+    built = cache / f"llama-server-{VERSION}"
+    if not built.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cache) as name:
+            scratch = Path(name)
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE]
+            _run(*pip, "--dest", name, f"{PACKAGE}=={VERSION}")
+            (archive,) = scratch.glob("*.tar.gz")
+            with tarfile.open(archive) as source:
+                source.extractall(scratch, filter="data")
+            (source_folder,) = scratch.glob("*/vendor/llama.cpp")
+            build = scratch / "build"
+            left_out = [f"-DLLAMA_{part}=OFF" for part in ("BUILD_TESTS", "BUILD_EXAMPLES", "BUILD_APP", "OPENSSL")]
+            options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
+            _run("cmake", "-S", str(source_folder), "-B", str(build), *options, *left_out)
+            _run("cmake", "--build", str(build), "--target", "llama-server", "--parallel")
+            shutil.move(build / "bin" / "llama-server", built)
+    return built
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+class LlamaServer:
+    """A running llama-server, asked over HTTP by the client processes that ask our servers too."""
+
+    def __init__(self, url: str, pid: int, clients: Sequence[Child], encoder: PromptEncoder):
+        self.url = url
+        self._pid, self._clients, self._encoder = pid, clients, encoder
+        for client in clients:
+            client.send({"url": url, "kind": "completion", "requests": []})
+        for client in clients:
+            client.receive()
+
+    def measure(self, workload: Workload) -> Run:
+        """The workload's questions, as token ids of the same prompts."""
+        reset_peak_memory(self._pid)
+        asked = list(zip(self._clients, workload.questions(), strict=False))
+        for client, questions in asked:
+            bodies = [
+                body(question_ids(self._encoder, question), workload.new_tokens, ignore_eos=True)
+                for question in questions
+            ]
+            client.send({"url": self.url, "kind": "completion", "requests": bodies})
+        replies = [client.receive() for client, _ in asked]
+        check_counts(workload, replies)
+        answers = [Answer(**answer) for reply in replies for answer in reply["answers"]]
+        return Run(workload, answers, peak_memory(self._pid))
+
+
+def body(prompt: list[int], new_tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
+    """A request. Nothing is kept of the requests before, as our servers are measured."""
+    end = {"n_predict": new_tokens, "ignore_eos": ignore_eos}
+    return {"prompt": prompt, "stream": True, "cache_prompt": False} | SAMPLING | end
+
+
+@contextmanager
+def served(
+    program: Path, model: Path, client_processes: Sequence[Child], encoder: PromptEncoder
+) -> Iterator[LlamaServer]:
+    """The server with a GGUF file; a slot for each request that is answered at a time, and no cache of prompts."""
+    port = free_port()
+    slots = ["--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS), "--cache-ram", "0"]
+    command = [str(program), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *slots]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_healthy(port, process)
+        yield LlamaServer(f"127.0.0.1:{port}", process.pid, client_processes, encoder)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen) -> None:
+    while process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.HTTPStatus.OK:
+                return
+        except OSError:
+            pass  # it does not listen yet
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise RuntimeError(f"llama-server ended with exit code {process.returncode}")
