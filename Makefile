@@ -12,7 +12,7 @@ PROFILE ?= cpu
 # Where PyTorch's builds for the CPU are, as for the image; by default pip's own index, whose builds may bring CUDA.
 TORCH_INDEX ?=
 COMPOSE := docker compose --profile cpu --profile gpu
-export PORT REST_PORT
+export PORT REST_PORT CHAT_PORT
 
 .PHONY: help
 help:  ## list what there is
@@ -30,6 +30,15 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 .PHONY: demo
 demo: $(VENV)/installed  ## the whole demo: download, compress, serve and ask a chat model (PORT=, REST_PORT=)
 	./demo.sh
+
+examples/chat_page/.venv/installed: examples/chat_page/requirements.txt
+	$(PYTHON) -m venv examples/chat_page/.venv
+	examples/chat_page/.venv/bin/pip install --requirement examples/chat_page/requirements.txt
+	touch $@
+
+.PHONY: chat
+chat: $(VENV)/installed examples/chat_page/.venv/installed  ## a page to talk to the demo's model (MODEL=, PORT=, REST_PORT=, CHAT_PORT=)
+	examples/chat_page/run.sh
 
 .PHONY: serve
 serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|stream|chat|all PORT=9000 REST_PORT=8000

@@ -1,13 +1,15 @@
 #!/bin/sh
-# nginx, which the tests of deploy/proxy run, and tmux, the terminal of the clients' tests. Without the rights to install
-# them, or with SYSTEM_PACKAGES=no, those tests are skipped and say so.
+# nginx, which the tests of deploy/proxy run, tmux, the terminal of the clients' tests, and Chromium for those of the chat
+# page. Without the rights to install them, or with SYSTEM_PACKAGES=no, those tests are skipped and say so.
 set -eu
-command -v nginx >/dev/null && command -v tmux >/dev/null && exit
+command -v nginx >/dev/null && command -v tmux >/dev/null && command -v chromedriver >/dev/null && exit
 if [ "${SYSTEM_PACKAGES:-}" = no ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "nginx or tmux is not installed: their tests will be skipped (apt-get install nginx-light tmux)" >&2
+    echo "nginx, tmux or Chromium is not installed: their tests will be skipped" \
+        "(apt-get install nginx-light tmux chromium chromium-driver)" >&2
     exit
 fi
-trap '[ $? -eq 0 ] || echo "nginx and tmux could not be installed: SYSTEM_PACKAGES=no skips their tests" >&2' EXIT
+trap '[ $? -eq 0 ] || echo "nginx, tmux and Chromium could not be installed: SYSTEM_PACKAGES=no skips their tests" >&2' EXIT
 apt-get update -qq
 # Installed is not started: the tests start their own.
-RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light tmux
+RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light tmux \
+    chromium chromium-driver
