@@ -53,7 +53,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line; what is not given is for the server to choose."""
     parser = flags.parser(__doc__)
-    parser.add_argument("--system", type=flags.text, help="how the model shall answer")
+    parser.add_argument("--system", type=flags.text, help="how the model should answer")
     sampling = parser.add_argument_group("sampling", "Sent with every question; the server's settings where not given.")
     for name, kind, meaning in (
         ("max-tokens", int, "longest answer"),

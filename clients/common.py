@@ -65,7 +65,7 @@ def print_error(error: RequestFailed) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a client to its exit: errors in one line with code 1; Ctrl-C, or nobody who reads the output any more, with
+    """Run a client to its exit: errors in one line with code 1; Ctrl-C, or a closed output, with
     a shell's codes for them.
     """
     if sys.stdout is None:

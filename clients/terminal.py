@@ -25,7 +25,7 @@ WAITING = Text("…", style="dim")
 
 
 class GrowingTexts:
-    """Texts that nobody sees."""
+    """Texts that are not shown."""
 
     def show(self, texts: Sequence[str]) -> None:
         """Show these texts from now on: each is what it was, or longer."""

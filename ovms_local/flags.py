@@ -131,7 +131,7 @@ def port(argument: str) -> int:
     """A flag's value as a port, 0 for none."""
     number = int(argument)
     if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError(f"{number} is no port: 1 to 65535, or 0 for none")
+        raise argparse.ArgumentTypeError(f"invalid port {number}: must be 1 to 65535, or 0 for none")
     return number
 
 
@@ -155,7 +155,7 @@ def seconds(argument: str) -> float:
     """A flag's value as a time to wait, 0 or more."""
     value = float(argument)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{argument} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"invalid number of seconds: {argument}")
     return value
 
 
@@ -170,7 +170,7 @@ def addresses(argument: str) -> list[str]:
     """A flag's value as addresses to listen on, at least one."""
     found = [address.strip() for address in argument.split(",")]
     if not all(found):
-        raise argparse.ArgumentTypeError(f"{argument!r} is no list of addresses, such as 127.0.0.1,::1")
+        raise argparse.ArgumentTypeError(f"invalid list of addresses {argument!r}: write it like 127.0.0.1,::1")
     return list(dict.fromkeys(found))
 
 

@@ -184,7 +184,7 @@ class GraphInstance:
         self._add(packet)
 
     def close_inputs(self) -> None:
-        """Say that no more packets come from outside."""
+        """Signal that no more packets come from outside."""
         self.inputs_closed = True
         for name in self._graph.config.inputs:
             self._close_stream(name)

@@ -144,7 +144,9 @@ def _build(graph: Message, pool_size: int) -> GraphConfig:
 def _stream(text: str) -> Stream:
     match = re.fullmatch(r"(?:([A-Z_][A-Z0-9_]*):(?:\d+:)?)?([a-z_][a-z0-9_]*)", text)
     if not match:
-        raise GraphConfigError(f"{text!r} is no stream: write TAG:name, the tag in capitals, the name in small letters")
+        raise GraphConfigError(
+            f"invalid stream {text!r}: write TAG:name, the tag in capitals, the name in small letters"
+        )
     return Stream(match[1] or "", match[2])
 
 
@@ -227,7 +229,7 @@ def _back_edge_streams(node: Message) -> list[str]:
 def _check_loopback(node: Message, inputs: tuple[Stream, ...], outputs: tuple[Stream, ...], where: str) -> None:
     for info in node.input_stream_info:
         if _tag_of(info.tag_index, inputs) is None:
-            raise GraphConfigError(f"{where}: input_stream_info names {info.tag_index!r}, which is no input")
+            raise GraphConfigError(f"{where}: input_stream_info names {info.tag_index!r}, which is not an input")
     incoming = [stream for stream in inputs if stream.tag == LOOPBACK]
     outgoing = [stream for stream in outputs if stream.tag == LOOPBACK]
     if incoming != outgoing:
@@ -248,7 +250,9 @@ def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tupl
         found = [_tag_of(tag_index, inputs) for tag_index in sync_set.tag_index]
         positions = tuple(position for position in found if position is not None)
         if not positions or len(positions) < len(found):
-            raise GraphConfigError(f"{where}: the sync_set {list(sync_set.tag_index)} names what is no input")
+            raise GraphConfigError(
+                f"{where}: the sync_set {list(sync_set.tag_index)} names something that is not an input"
+            )
         sets.append(positions)
     used = [position for positions in sets for position in positions]
     if len(used) != len(set(used)):

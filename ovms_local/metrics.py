@@ -41,7 +41,9 @@ def enabled_families(names: Iterable[str] | None) -> frozenset[str]:
     families: set[str] = set()
     for name in names:
         if name not in _GRAPH_FAMILIES | _MODEL_FAMILIES:
-            raise MetricsError(f"{name!r} is no metric: {', '.join(sorted(_GRAPH_FAMILIES | _MODEL_FAMILIES))}")
+            raise MetricsError(
+                f"unknown metric {name!r}: there are {', '.join(sorted(_GRAPH_FAMILIES | _MODEL_FAMILIES))}"
+            )
         if name in families:
             raise MetricsError(f"the metric {name!r} is listed twice")
         families.add(name)

@@ -274,15 +274,15 @@ def _json_input(tensor: Any, is_only_one: bool) -> _JsonInput:
     return _JsonInput(name, datatype, tuple(shape), size, data)
 
 
-def _binary_size(tensor: _JsonInput, everything: int | None) -> int:
-    """Bytes of an input's binary data; of `everything` there is where it is the only input and BYTES."""
+def _binary_size(tensor: _JsonInput, remaining: int | None) -> int:
+    """Bytes of an input's binary data. A single one-element BYTES input without a size takes all remaining bytes."""
     size = tensor.binary_data_size
     if size is not None:
         if type(size) is not int or size < 0:
             raise InvalidRequest("binary_data_size parameter is invalid and cannot be parsed")
         return size
-    if everything is not None and tensor.datatype == "BYTES":
-        return everything
+    if remaining is not None and tensor.datatype == "BYTES":
+        return remaining
     return math.prod(tensor.shape) * _ITEM_SIZES.get(tensor.datatype, 0)
 
 

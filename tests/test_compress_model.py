@@ -223,7 +223,7 @@ def test_reader_that_leaves(place: Path) -> None:
 def test_broken_folder_is_not_taken_for_a_finished_one(place: Path) -> None:
     (place / (NAME + "_FP16")).mkdir()
     done = compress(place, "--precision", "FP16", "INT8")
-    assert_one_line_error(done, f"{NAME}_FP16 exists but is no whole model", "--force")
+    assert_one_line_error(done, f"{NAME}_FP16 exists but is incomplete", "--force")
 
 
 def test_folder_of_another_checkpoint_is_not_kept(place: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from jinja2.exceptions import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from text_generation.errors import RequestError, first_line
 from text_generation.model_folder import ModelFolderError, read_json
@@ -29,6 +28,10 @@ class ChatTemplate:
     """A chat template in Jinja, run in a sandbox that reaches no file and no network."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]):
+        # Imported here, since it takes half a second, in which GenAI's process loads already.
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        self._render = render_jinja_template
         self.source = source
         self.special_tokens = dict(special_tokens)
 
@@ -50,7 +53,7 @@ class ChatTemplate:
         """
         given = self.special_tokens | variables
         try:
-            rendered = render_jinja_template(
+            rendered = self._render(
                 [[dict(message) for message in messages]],
                 chat_template=self.source,
                 add_generation_prompt=True,

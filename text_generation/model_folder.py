@@ -80,7 +80,7 @@ def read(folder: Path) -> ModelInfo | None:
 
 
 def check(folder: Path) -> ModelInfo | None:
-    """Check that the folder holds a whole model that can generate, without loading it, and return what `read` does.
+    """Check that the folder holds a complete model that can generate, without loading it, and return what `read` does.
 
     Raises ModelFolderError naming the file that is missing, truncated or unreadable, and where the model's IR is one
     that keeps no key-value cache.
@@ -122,7 +122,7 @@ def read_ir(folder: Path) -> Ir:
         raise ModelFolderError(f"{path} is damaged: copy or make the folder again")
     if not model.stateful:
         raise ModelFolderError(
-            f"{path} is a stateless model, which keeps no key-value cache and can't be served: export it anew with "
+            f"{path} is a stateless model, which keeps no key-value cache and can't be served: export it again with "
             "download_model.py, or with optimum-cli's --task text-generation-with-past and no --disable-stateful"
         )
     return model
@@ -184,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to write into, which becomes `folder` if the block succeeds and vanishes if it does not.
 
-    What the block leaves must be a whole model folder, model_info.json included. It lies beside `folder` under
+    What the block leaves must be a complete model folder, model_info.json included. It lies beside `folder` under
     `.NAME.partial`, with a lock that ends with the process that holds it, so what a killed run left behind is cleared
     by the next one and never by one that is still at work. With `replace` an existing folder is moved aside once the
     new one is complete and on the disk; a kill between the two renames is undone by the next run.
@@ -233,7 +233,7 @@ def recover(folder: Path) -> None:
 
 
 @contextmanager
-def unreplaced(folder: Path, found: os.stat_result) -> Iterator[None]:
+def fail_if_replaced(folder: Path, found: os.stat_result) -> Iterator[None]:
     """Run a block that reads a folder, which was `found` before.
 
     Raises ModelFolderError if another one has taken its place by the end, whatever the block itself raises: that comes
@@ -256,14 +256,16 @@ def is_complete(folder: Path) -> bool:
 
 
 def exists_error(folder: Path) -> ModelFolderError:
-    """The error for a folder that is there already: in words that differ where it is not a whole model, or none."""
+    """The error for a folder that exists already; what it says depends on what the folder holds."""
     if not _is_ours_to_replace(folder):
-        return ModelFolderError(f"{folder} exists and is no model folder: move it away, or choose another --output-dir")
+        return ModelFolderError(
+            f"{folder} exists and is not a model folder: move it away, or choose another --output-dir"
+        )
     try:
         check(folder)
     except ModelFolderError as error:
-        return ModelFolderError(f"{folder} exists but is no whole model ({error}); --force replaces it")
-    return ModelFolderError(f"{folder} exists and is complete; --force makes it anew")
+        return ModelFolderError(f"{folder} exists but is incomplete ({error}): use --force to replace it")
+    return ModelFolderError(f"{folder} exists and is complete: use --force to recreate it")
 
 
 def write_info(folder: Path, *, model: str, precision: str, source: str, packages: dict[str, str]) -> None:

@@ -140,7 +140,7 @@ def test_monitoring(tmp_path, metrics, monitoring):
         ({"model_config_list": [], "monitoring": {"metrics": {"enable": True, "list": []}}}, "'list' is not a key"),
         (
             {"model_config_list": [], "monitoring": {"metrics": {"enable": True, "metrics_list": ["ovms_x"]}}},
-            "'ovms_x' is no metric",
+            "unknown metric 'ovms_x'",
         ),
         (
             {

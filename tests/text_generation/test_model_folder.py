@@ -161,7 +161,7 @@ def test_existing_folder_is_kept(folder: Path) -> None:
     with pytest.raises(ModelFolderError, match="exists and is complete; --force"), model_folder.staged(folder):
         pytest.fail("nothing may be started")
     (folder / "config.json").unlink()
-    with pytest.raises(ModelFolderError, match=r"no whole model .*config.json.*--force"), model_folder.staged(folder):
+    with pytest.raises(ModelFolderError, match=r"is incomplete .*config.json.*--force"), model_folder.staged(folder):
         pytest.fail("nothing may be started")
     assert alone(folder)
 
@@ -251,11 +251,11 @@ def test_child_of_a_killed_run_that_still_writes(folder: Path) -> None:
 
 def test_folder_that_is_replaced_while_it_is_read(folder: Path) -> None:
     found = folder.stat()
-    with model_folder.unreplaced(folder, found):
+    with model_folder.fail_if_replaced(folder, found):
         pass
 
     def replace_it() -> None:
-        with model_folder.unreplaced(folder, found):
+        with model_folder.fail_if_replaced(folder, found):
             with model_folder.staged(folder, replace=True) as new:
                 write_model(new)
             raise FileNotFoundError("a file of the old folder")

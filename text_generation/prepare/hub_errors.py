@@ -65,7 +65,7 @@ def _explain(error: BaseException, repository: str, revision: str) -> str | None
             return f"{repository} is not at {constants.ENDPOINT}, or it is private: check the name, or set HF_TOKEN"
         case RevisionNotFoundError():
             return f"{repository} has no revision {revision!r}: see {address}/commits for those it has"
-        case OfflineModeIsEnabled():  # where the cache has the files, only the hashes are asked for
+        case OfflineModeIsEnabled():  # raised only while fetching hashes: the cache has the files
             return (
                 f"the cache ({constants.HF_HUB_CACHE}) has no symlinks, and so no hashes to check {repository} with: "
                 "unset HF_HUB_OFFLINE, or give the checkpoint's folder with --source"

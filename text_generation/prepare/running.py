@@ -66,7 +66,7 @@ def _check_endpoint() -> None:
     try:
         _ = urlsplit(endpoint).port
     except ValueError as error:
-        _fail(f"HF_ENDPOINT={endpoint} is no address ({error}): correct it, or unset it")
+        _fail(f"HF_ENDPOINT={endpoint} is not an address ({error}): correct it, or unset it")
 
 
 def _quiet_libraries() -> None:

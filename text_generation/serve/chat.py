@@ -134,7 +134,7 @@ class Chat:
         observation = observation or Observation()
         self._check_batch(prompts)
         budgets = [min(sampling.max_tokens, self._context_length - len(prompt)) for prompt in prompts]
-        steps = self._in_turn(Work(prompts, budgets, sampling, self._stop_token_ids), observation)
+        steps = self._admit_and_generate(Work(prompts, budgets, sampling, self._stop_token_ids), observation)
         ends = Ends(self._stop_token_ids, self._special_token_ids, sampling.stop)
         return Generation(steps, [len(prompt) for prompt in prompts], self.tokenizer, ends, observation)
 
@@ -188,7 +188,7 @@ class Chat:
         usage = self._engine.cache_usage
         return self._admission.taken if usage is None else usage
 
-    def _in_turn(self, work: Work, observation: Observation) -> Generator[Step]:
+    def _admit_and_generate(self, work: Work, observation: Observation) -> Generator[Step]:
         tokens = max(map(len, work.prompts)) * len(work.prompts) + sum(work.budgets)
         observation.queued()
         with self._admission.place(tokens) as place:

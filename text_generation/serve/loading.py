@@ -28,7 +28,7 @@ class _Shared:
 def acquire(settings: Settings) -> Chat:
     """A chat for these settings, ready to answer: the one that somebody in this process has already, or a new one.
 
-    To be given back with `release`. ModelFolderError where the folder holds no whole model, or one that can't be run.
+    Give it back with `release`. Raises ModelFolderError where the folder is incomplete or its model can't be run.
     """
     key = settings.model_dump_json()
     with _lock:

@@ -17,7 +17,7 @@ _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
 class PromptEncoder:
-    """Renders conversations and encodes them. Special tokens are the template's alone: in a message they are text."""
+    """Renders conversations and encodes them. Only the template writes special tokens: in a message they are text."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer):
         self.template = template

@@ -66,7 +66,7 @@ class ChatRequest(SamplingParams):
         try:
             "".join(strings(content)).encode()
         except UnicodeEncodeError:
-            raise RequestError("request has half of a surrogate pair in it, which is no character") from None
+            raise RequestError("request has half of a surrogate pair in it, which is not a character") from None
         if not isinstance(content, dict):
             raise RequestError("request must be a JSON object with messages")
         try:

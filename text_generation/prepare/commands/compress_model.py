@@ -66,7 +66,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
     if not precisions or not set(precisions) <= set(makeable):
         raise model_folder.ModelFolderError(
             f"{original} holds weights in {found_precision}, no base for "
-            f"{' and '.join(precisions or FOLDER_SUFFIXES)}: serve it as it is, or make it anew with download_model.py"
+            f"{' and '.join(precisions or FOLDER_SUFFIXES)}: serve it as it is, or recreate it with download_model.py"
         )
     tokenizer_file.load(original)  # which is needed at the end only
     folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in precisions}
@@ -80,9 +80,9 @@ def compress_model(arguments: argparse.Namespace) -> None:
             kept = model_folder.read(folder)
             if info and kept and kept.source != info.source:
                 raise model_folder.ModelFolderError(
-                    f"{folder} was made from {kept.source}, and {original} from {info.source}; --force makes it anew"
+                    f"{folder} was made from {kept.source}, and {original} from {info.source}: --force recreates it"
                 )
-            print(f"{folder} is kept; --force makes it anew", flush=True)
+            print(f"{folder} is kept: use --force to recreate it", flush=True)
     fp32_size = (original / "openvino_model.bin").stat().st_size * (1 if found_precision == "FP32" else 2)
     shares = sum(SIZE_SHARES[precision] for precision in missing)
     require_disk([(original.parent, int(shares * fp32_size))])
@@ -97,7 +97,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
 
         with (
             model_folder.staged(folder, replace=arguments.force) as new,
-            model_folder.unreplaced(original, found),
+            model_folder.fail_if_replaced(original, found),
         ):
             recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
             compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)

@@ -5,7 +5,7 @@ from typing import Any
 
 import openvino as ov
 
-# Kernels for some forty lengths of prompt.
+# Entries that the CPU's kernel cache keeps. A length of prompt takes one or two, so it covers about forty lengths.
 CPU_RUNTIME_CACHE_CAPACITY = 64
 
 
@@ -13,8 +13,8 @@ def compile_options(device: str, ov_config: dict[str, Any]) -> tuple[str, dict[s
     """Device and properties to compile a model with, for these that the user wants.
 
     On the CPU each length of prompt has kernels of its own (1.5 MB of them for SmolLM2), and by default two caches keep
-    them: OpenVINO's 5,000 and oneDNN's 1,024. A server would grow by hundreds of MB over hours. To make them anew takes
-    no time that could be measured beside the prefill that they are for.
+    them: OpenVINO's 5,000 and oneDNN's 1,024. A server would grow by hundreds of MB over hours. Compiling them again
+    takes no measurable time beside the prefill that they are for.
     """
     if device == "AUTO" and ov.Core().available_devices == ["CPU"]:
         device = "CPU"  # what AUTO comes to, but it does not pass on the CPU's own properties

@@ -47,7 +47,7 @@ class GenaiEngine(Engine):
         self._ready = False
         self._cache_usage = 0.0
         self._process = _Process(settings)
-        self._thread = threading.Thread(target=self._hand_out, name="genai-engine", daemon=True)
+        self._thread = threading.Thread(target=self._dispatch_events, name="genai-engine", daemon=True)
 
     def wait_ready(self) -> None:
         self._process.wait_loaded()
@@ -89,7 +89,7 @@ class GenaiEngine(Engine):
                 if self._requests.pop(request.request_id, None) is not None and self._ready:
                     self._process.send(Cancel(request.request_id))
 
-    def _hand_out(self) -> None:
+    def _dispatch_events(self) -> None:
         while True:
             try:
                 events = self._process.connection.recv()

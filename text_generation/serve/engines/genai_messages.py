@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """To the worker: nobody wants the rest of this request."""
+    """To the worker: the rest of this request is no longer wanted."""
 
     request_id: int
 

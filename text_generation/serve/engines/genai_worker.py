@@ -51,7 +51,7 @@ class Worker:
             except Exception as error:
                 failure = RuntimeError(str(error))
                 self._connection.send([End(request_id, failure) for request_id in self._running])
-                raise  # the pipeline is in a state that nobody knows; another worker begins anew
+                raise  # the pipeline's state is unknown now; another worker starts afresh
             self._connection.send(self._collect())
 
     def _take(self, message: Request | Cancel) -> None:

@@ -97,7 +97,7 @@ class OptimumEngine(Engine):
 class _Batch:
     """The rows of one request: the tokens they hold so far, and an infer request, and so a cache, of their own.
 
-    Optimum's `forward` gives the model the same inputs, but it computes all of them anew and copies the logits for each
+    Optimum's `forward` gives the model the same inputs, but it computes them all again and copies the logits for each
     token, which on a small model takes 4% of the time.
     """
 
