@@ -12,9 +12,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 TIMEOUT_S = 240
-# As many prompts as MAX_PROMPTS_PER_REQUEST allows, of 255 tokens each as chat prompts: just within
-# MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
-MANY = ["word " * 224] * 32
+PROMPTS = 32  # as many as MAX_PROMPTS_PER_REQUEST allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,14 @@ class Answer:
     token_count: int
     error: str | None
     seconds: float
+
+
+def largest_request(number: int) -> list[str]:
+    """Prompts of about 255 tokens each as chat prompts: just within MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
+
+    Each begins in its own way, since those that begin alike share the room of what they share.
+    """
+    return [f"{number} {row} " + "word " * 218 for row in range(PROMPTS)]
 
 
 def pre_prompt(prompts: list[str | bytes]) -> InferInput:

@@ -71,11 +71,11 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
 def fill_pool(server: RunningServer) -> int:
     """Use all of GenAI's cache once, with which its process grows (SECURITY.md); how many requests that took.
 
-    One GB holds 45,000 tokens, and each request has 8,160. The scheduler takes up one prompt a step.
+    One GB holds 45,000 tokens, and each request has 8,160. The scheduler takes up half a prompt a step.
     """
     requests = 6
-    for _ in range(requests):
-        assert clients.take_part(server.grpc_url, clients.MANY, steps=len(clients.MANY) + 2) is None
+    for number in range(requests):
+        assert clients.take_part(server.grpc_url, clients.largest_request(number), steps=3 * clients.PROMPTS) is None
     return requests
 
 

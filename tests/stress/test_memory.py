@@ -11,23 +11,27 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 PEAK_MB = 4000
 SETTINGS = {"IGNORE_EOS": 1, "QUEUE_TIMEOUT_S": 3600}
-LONG = ["word " * 8000]  # as many tokens as clients.MANY: 8,031
 
 
 def test_the_largest_requests_at_once(serving, engine, scale, report):
     title = (
-        f"{engine}: requests as large as the limits allow, {len(clients.MANY)} prompts or {len(LONG[0])} characters, "
-        "at once"
+        f"{engine}: requests as large as the limits allow, {clients.PROMPTS} prompts or one of 8,000 tokens, at once"
     )
     with report.row(title) as row, serving("stream", ENGINE=engine, **SETTINGS) as server:
         with ThreadPoolExecutor(4) as pool:
-            requests = [clients.MANY, LONG, clients.MANY, LONG][: scale.large_requests]
+            requests = [clients.largest_request(0), long_prompt(0), clients.largest_request(1), long_prompt(1)]
+            requests = requests[: scale.large_requests]
             for error in pool.map(lambda prompts: clients.take_part(server.grpc_url, prompts, scale.steps), requests):
                 row.done += 1
                 row.lost += [error] if error else []
         peak = peak_memory(server.process.pid) / 1e6
         row.measured = f"peak {peak:,.0f} MB"
         assert peak < PEAK_MB
+
+
+def long_prompt(number: int) -> list[str]:
+    """One prompt of about 8,031 tokens, which begins in its own way."""
+    return [f"{number} " + "word " * 7998]
 
 
 def test_prompts_of_many_lengths(serving, report):
