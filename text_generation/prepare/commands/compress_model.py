@@ -7,11 +7,7 @@ from pathlib import Path
 
 from text_generation.prepare.models import MODELS, is_name
 
-FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
-# What can be made of weights at a precision; fewer bits than these are not compressed again.
-MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
-# The most that each takes on the disk, as a share of the FP32 weights.
-SIZE_SHARES = {"FP16": 0.51, "INT8": 0.27, "INT4": 0.25}
+PRECISIONS = ("FP16", "INT8", "INT4")
 
 
 def main() -> None:
@@ -35,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision",
         nargs="+",
-        choices=FOLDER_SUFFIXES,
+        choices=PRECISIONS,
         help="which versions to make (default: all three)",
     )
     parser.add_argument("--calibrate", action="store_true", help="INT4: slower, and closer to the original (AWQ)")
@@ -44,60 +40,33 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not is_name(arguments.model):
         parser.error(f"--model {arguments.model}: not the name of a model folder; where it lies, --output-dir says")
-    if arguments.calibrate and "INT4" not in (arguments.precision or FOLDER_SUFFIXES):
+    if arguments.calibrate and "INT4" not in (arguments.precision or PRECISIONS):
         parser.error("--calibrate is for INT4")
     return arguments
 
 
 def compress_model(arguments: argparse.Namespace) -> None:
-    from text_generation import model_folder, tokenizer_file
-    from text_generation.prepare.machine import require_disk
+    from text_generation import model_folder
+    from text_generation.prepare.compression_plan import plan_compression
 
     original = arguments.output_dir / arguments.model
-    if not original.exists():
-        raise model_folder.ModelFolderError(
-            f"{original} is not there: run download_model.py --model {arguments.model} first"
-        )
-    found = original.stat()
-    info = model_folder.check(original)
-    found_precision = model_folder.read_ir(original).precision
-    makeable = MAKEABLE.get(found_precision, [])
-    precisions = arguments.precision or makeable
-    if not precisions or not set(precisions) <= set(makeable):
-        raise model_folder.ModelFolderError(
-            f"{original} holds weights in {found_precision}, no base for "
-            f"{' and '.join(precisions or FOLDER_SUFFIXES)}: serve it as it is, or recreate it with download_model.py"
-        )
-    tokenizer_file.load(original)  # which is needed at the end only
-    folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in precisions}
-    for folder in folders.values():
-        model_folder.recover(folder)
-    missing = [precision for precision, folder in folders.items() if arguments.force or not folder.exists()]
-    for precision, folder in folders.items():
-        if precision not in missing:
-            if not (missing and model_folder.is_complete(folder)):
-                raise model_folder.exists_error(folder)
-            kept = model_folder.read(folder)
-            if info and kept and kept.source != info.source:
-                raise model_folder.ModelFolderError(
-                    f"{folder} was made from {kept.source}, and {original} from {info.source}: --force recreates it"
-                )
-            print(f"{folder} is kept: use --force to recreate it", flush=True)
-    fp32_size = (original / "openvino_model.bin").stat().st_size * (1 if found_precision == "FP32" else 2)
-    shares = sum(SIZE_SHARES[precision] for precision in missing)
-    require_disk([(original.parent, int(shares * fp32_size))])
+    plan = plan_compression(original, arguments.precision, replace=arguments.force)
+    for folder in plan.kept:
+        print(f"{folder} is kept: use --force to recreate it", flush=True)
+    plan.require_disk()
 
+    info = plan.info
     seconds = {}
-    for precision in missing:
+    for precision in plan.missing:
         started = time.monotonic()
-        folder = folders[precision]
+        folder = plan.folders[precision]
         print(f"Making {folder}", flush=True)
         from text_generation.prepare import compression
         from text_generation.prepare.recipes import int4_recipe
 
         with (
             model_folder.staged(folder, replace=arguments.force) as new,
-            model_folder.fail_if_replaced(original, found),
+            model_folder.fail_if_replaced(original, plan.found),
         ):
             recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
             compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)
@@ -109,7 +78,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
                 packages=(info.packages if info else {}) | {name: version(name) for name in ("openvino", "nncf")},
             )
         seconds[folder] = time.monotonic() - started
-    print_table([original, *folders.values()], f"to {found_precision}", seconds)
+    print_table([original, *plan.folders.values()], f"to {plan.precision}", seconds)
 
 
 def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]) -> None:
