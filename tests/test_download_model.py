@@ -190,7 +190,9 @@ class TestHubErrors:
 
     @pytest.mark.parametrize("address", ["http://[::1", "http://localhost:port"])
     def test_endpoint_that_is_no_address(self, place: Place, address: str) -> None:
-        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is no address")
+        assert_one_line_error(
+            place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is not an address"
+        )
 
     def test_no_network(self, place: Place) -> None:
         with socket.socket() as taken:  # bound, not listening: refuses connections

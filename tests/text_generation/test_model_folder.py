@@ -41,7 +41,7 @@ def test_what_is_no_model_is_never_replaced(tmp_path: Path, replace: bool) -> No
     target = tmp_path / "model"
     target.mkdir()
     (target / "config.json").write_text("{}")
-    with pytest.raises(ModelFolderError, match="is no model folder"), model_folder.staged(target, replace=replace):
+    with pytest.raises(ModelFolderError, match="is not a model folder"), model_folder.staged(target, replace=replace):
         pytest.fail("nothing may be started")
     assert [path.name for path in target.iterdir()] == ["config.json"]
     assert alone(target)
@@ -158,7 +158,7 @@ def test_staged_folder_appears_at_the_end(tmp_path: Path) -> None:
 
 
 def test_existing_folder_is_kept(folder: Path) -> None:
-    with pytest.raises(ModelFolderError, match="exists and is complete; --force"), model_folder.staged(folder):
+    with pytest.raises(ModelFolderError, match="exists and is complete: use --force"), model_folder.staged(folder):
         pytest.fail("nothing may be started")
     (folder / "config.json").unlink()
     with pytest.raises(ModelFolderError, match=r"is incomplete .*config.json.*--force"), model_folder.staged(folder):
