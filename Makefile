@@ -50,16 +50,16 @@ python_image:  ## build openvino/model_server:py (BASE_IMAGE=)
 	docker build --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag openvino/model_server:py .
 
 .PHONY: up
-up:  ## all servables in one server with compose (PROFILE=cpu|gpu; variables in deploy/README.md)
+up:  ## all servables in one server with compose (PROFILE=cpu|gpu, or "cpu chat" with a page; variables in deploy/README.md)
 	RENDER_GROUP=$${RENDER_GROUP:-$$(stat -c %g /dev/dri/render* 2>/dev/null | head -1 || true)} \
-	    docker compose --profile $(PROFILE) up --detach --wait
+	    docker compose $(addprefix --profile ,$(PROFILE)) up --detach --wait
 
 .PHONY: down
 down:  ## stop them, after the answers that are running
 	for service in $$($(COMPOSE) ps --services --status running); do \
 	    $(COMPOSE) exec -T $$service python3.12 /opt/text_generation/deploy/image/drain.py </dev/null & \
 	done; wait
-	$(COMPOSE) down
+	$(COMPOSE) --profile chat down
 
 .PHONY: test
 test: lint $(VENV)/installed-dev  ## all tests, on the real model (SYSTEM_PACKAGES=no installs nothing with apt)

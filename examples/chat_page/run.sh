@@ -37,8 +37,9 @@ page=$!
 answers() {  # PATH ON THE PORT
     curl --noproxy '*' --silent --fail --max-time 5 --output /dev/null "127.0.0.1:$1"
 }
+deadline=$((SECONDS + 600))  # a 7B model from a slow disk
 until answers "$REST_PORT/v2/models/chat_stream/ready" && answers "$CHAT_PORT/"; do
-    if grep -q ' ERROR ' "$log" || ! kill -0 "$server" "$page" 2>/dev/null; then
+    if [ "$SECONDS" -ge "$deadline" ] || grep -q ' ERROR ' "$log" || ! kill -0 "$server" "$page" 2>/dev/null; then
         cat "$log" >&2
         exit 1
     fi

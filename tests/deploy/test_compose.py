@@ -13,6 +13,7 @@ from .conftest import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
 SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]
+SERVERS = ["server", "server-gpu"]
 
 
 def with_defaults(text: str) -> str:
@@ -38,17 +39,36 @@ def test_every_variable_has_a_default_and_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_service_is_confined_and_watched(name: str) -> None:
+def test_service_is_confined(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
-    assert all(volume.endswith(":ro") for volume in service["volumes"])
-    inside = {volume.rsplit(":", 2)[1] for volume in service["volumes"]}
-    assert inside == {"/model", *(f"/workspace/servable_{name}" for name in ("all", "unary", "stream", "chat"))}
     assert service["mem_limit"]
     assert service["restart"] == "unless-stopped"
     assert service["cap_drop"] == ["ALL"]
-    assert service["healthcheck"]["test"][-2:] == ["/opt/text_generation/deploy/image/probe.py", "chat_stream"]
     assert all("127.0.0.1" in port for port in service["ports"])
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_server_is_watched_and_reads_what_it_serves(name: str) -> None:
+    service = SERVICES[name]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    inside = {volume.rsplit(":", 2)[1] for volume in service["volumes"]}
+    assert inside == {"/model", *(f"/workspace/servable_{name}" for name in ("all", "unary", "stream", "chat"))}
+    assert service["healthcheck"]["test"][-2:] == ["/opt/text_generation/deploy/image/probe.py", "chat_stream"]
+
+
+def test_the_page_asks_whichever_server_runs() -> None:
+    page = SERVICES["page"]
+    assert page["profiles"] == ["chat"]
+    host, port = page["command"][page["command"].index("--url") + 1].split(":")
+    for name in SERVERS:
+        assert host in SERVICES[name]["networks"]["default"]["aliases"]
+        assert port in SERVICES[name]["command"]
+    dockerfile = (ROOT / page["build"] / "Dockerfile").read_text()
+    user = int(re.search(r"^USER (\d+)$", dockerfile, re.MULTILINE)[1])
+    assert user > 0
+    for name in re.findall(r"^COPY (\S+)", dockerfile, re.MULTILINE):
+        assert (ROOT / page["build"] / name).is_file()
 
 
 def test_the_gpu_is_a_profile_of_its_own() -> None:
@@ -96,4 +116,4 @@ def test_down_waits_for_running_answers(tmp_path: Path) -> None:
     drain = "python3.12 /opt/text_generation/deploy/image/drain.py\n"
     assert calls[0].startswith("ps ")
     assert sorted(calls[1:3]) == [f"exec -T stream {drain}", f"exec -T unary {drain}"]
-    assert calls[3:] == ["down\n"]
+    assert calls[3:] == ["--profile chat down\n"], "the page has no answers of its own to wait for"
