@@ -1,8 +1,10 @@
 """deploy/kubernetes, rendered by kustomize for each model: Kubernetes' schemas, and that the parts fit together."""
 
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -33,11 +35,25 @@ def kustomize() -> list[str]:
 @pytest.fixture(scope="module", params=[*MODELS, "base"])
 def rendered(request: pytest.FixtureRequest) -> dict[str, dict]:
     """The resources of one overlay: {"Kind/name": resource}; the ConfigMap's name without its hash."""
-    folder = FOLDER / "base" if request.param == "base" else FOLDER / "overlays" / request.param
+    return render(FOLDER / "base" if request.param == "base" else FOLDER / "overlays" / request.param)
+
+
+def render(folder: Path) -> dict[str, dict]:
     result = subprocess.run([*kustomize(), str(folder)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     resources = {f"{r['kind']}/{r['metadata']['name']}": r for r in yaml.safe_load_all(result.stdout)}
     return {re.sub(r"^(ConfigMap/model)-\w+$", r"\1", name): resource for name, resource in resources.items()}
+
+
+@pytest.fixture(scope="module")
+def with_chat(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """The resources of an overlay that has the component `chat`."""
+    folder = tmp_path_factory.mktemp("overlay")
+    away = os.path.relpath(FOLDER, folder)
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{away}/overlays/smollm2-135m-instruct]\ncomponents: [{away}/components/chat]\n"
+    )
+    return render(folder)
 
 
 def pod(rendered: dict[str, dict]) -> dict:
@@ -135,3 +151,22 @@ def test_probes_and_termination(rendered: dict[str, dict]) -> None:
         assert (ROOT / inside.removeprefix("/opt/text_generation/")).exists()
     assert "--metrics_enable" in server["args"], "the preStop hook reads the server's metrics"
     assert pod(rendered)["terminationGracePeriodSeconds"] >= GRACE_SECONDS
+
+
+def test_the_component_chat_serves_it_with_a_page(with_chat: dict[str, dict]) -> None:
+    for resource in with_chat.values():
+        kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)
+    server = pod(with_chat)["containers"][0]
+    assert with_chat["ConfigMap/model"]["data"]["SERVABLE"] == "chat"
+    for probe in ("startupProbe", "readinessProbe"):
+        assert server[probe]["exec"]["command"][-1] == "chat_stream"
+    template = with_chat["Deployment/chat-page"]["spec"]["template"]
+    [page] = template["spec"]["containers"]
+    host, port = page["args"][page["args"].index("--url") + 1].split(":")
+    assert int(port) in {port["port"] for port in with_chat[f"Service/{host}"]["spec"]["ports"]}
+    assert with_chat["Service/chat-page"]["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    server_pods = with_chat["Service/llm-text-generation"]["spec"]["selector"]
+    assert not server_pods.items() <= template["metadata"]["labels"].items(), "the page would get the servers' requests"
+    assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert page["securityContext"]["readOnlyRootFilesystem"] is True
+    assert page["securityContext"]["capabilities"] == {"drop": ["ALL"]}

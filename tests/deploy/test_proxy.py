@@ -1,6 +1,7 @@
 """deploy/proxy, with the distribution's nginx in front of three model servers and real clients in front of nginx."""
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -12,10 +13,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +61,22 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(folder: Path, replicas: list[RunningServer]) -> Iterator[Proxy]:
-    """nginx with the shipped configuration; only its port, the servers' addresses and the token are the test's."""
+def proxy(folder: Path, replicas: list[RunningServer], page_port: int | None = None) -> Iterator[Proxy]:
+    """nginx with the shipped configuration; only its ports, the servers' addresses and the token are the test's.
+
+    With `page_port` the chat page is there too, and the proxy's port is its own.
+    """
     port = free_port()
     for name in ("tls", "run"):
         (folder / name).mkdir(parents=True)
     (folder / "nginx.conf").write_text((PROXY / "nginx.conf").read_text().replace("listen 8443", f"listen {port}"))
     (folder / "tokens.conf").write_text(f'"~^Bearer {TOKEN}$" 1;\n')
+    if page_port is not None:
+        configuration = (PROXY / "page.conf").read_text().replace("10.0.0.1:7860", f"127.0.0.1:{page_port}")
+        page_proxy_port = free_port()
+        (folder / "page.conf").write_text(configuration.replace("listen 8444", f"listen {page_proxy_port}"))
+        hashed = subprocess.run(["openssl", "passwd", "-apr1", TOKEN], capture_output=True, text=True, check=True)
+        (folder / "users.htpasswd").write_text(f"ada:{hashed.stdout}")
     servers = re.compile(r"(?: *server \S+:(\d+)( .*)?;\n)+")
 
     def own_servers(shipped: re.Match) -> str:
@@ -80,7 +92,7 @@ def proxy(folder: Path, replicas: list[RunningServer]) -> Iterator[Proxy]:
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", f"{user}daemon off;"])
     try:
         wait_until((folder / "run" / "nginx.pid").exists, process, "nginx starts")
-        yield Proxy(port, folder)
+        yield Proxy(port if page_port is None else page_proxy_port, folder)
     finally:
         process.terminate()
         process.wait()
@@ -296,3 +308,46 @@ def test_round_robin_at_the_client(replicas: list[RunningServer]) -> None:
     while set(names[-3:]) != set(NAMES):  # until gRPC has connected to all of them
         names.append(call_grpc(client, 0))
     assert_even([call_grpc(client, 0) for _ in range(60)])
+
+
+class TestPage:
+    """deploy/proxy/page.conf, before a page that sends one line, and another one when it is told to."""
+
+    @pytest.fixture
+    def go_on(self) -> threading.Event:
+        return threading.Event()
+
+    @pytest.fixture
+    def page(self, tmp_path: Path, replicas: list[RunningServer], go_on: threading.Event) -> Iterator[Proxy]:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(f"{self.headers['Authorization']}\n".encode())
+                go_on.wait(30)
+                self.wfile.write(b"the end\n")
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            with proxy(tmp_path / "proxy", replicas, server.server_port) as running:
+                yield running
+            server.shutdown()
+
+    def opened(self, page: Proxy, user: str | None) -> http.client.HTTPResponse:
+        headers = {} if user is None else {"Authorization": f"Basic {b64encode(user.encode()).decode()}"}
+        trust = ssl.create_default_context(cafile=page.folder / "tls" / "server.crt")
+        request = urllib.request.Request(f"https://127.0.0.1:{page.port}/", headers=headers)
+        return urllib.request.urlopen(request, context=trust, timeout=60)
+
+    @pytest.mark.parametrize("user", [None, "ada:wrong", f"eve:{TOKEN}"])
+    def test_nobody_gets_in_without_the_token(self, page: Proxy, user: str | None) -> None:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            self.opened(page, user)
+        assert refused.value.code == 401
+        assert refused.value.headers["WWW-Authenticate"].startswith("Basic ")
+
+    def test_what_comes_is_passed_on_at_once_and_the_token_is_not(self, page: Proxy, go_on: threading.Event) -> None:
+        with self.opened(page, f"ada:{TOKEN}") as response:
+            assert response.readline() == b"None\n"
+            go_on.set()
+            assert response.readline() == b"the end\n"
