@@ -324,8 +324,8 @@ class TestPage:
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(f"{self.headers['Authorization']}\n".encode())
-                go_on.wait(30)
-                self.wfile.write(b"the end\n")
+                if go_on.wait(10):
+                    self.wfile.write(b"the end\n")
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
