@@ -1,24 +1,19 @@
 """A page to talk to a served model: Gradio's ChatInterface over the graph chat_stream of servable_chat."""
 
 import argparse
-import json
 import re
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from itertools import pairwise
 
 import gradio as gr
-import grpc
-import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from tritonclient.grpc import InferInput
-from tritonclient.grpc.aio import InferenceServerClient
+from server import Failed, TooLong, outputs
 
 FRAME_S = 0.05  # more pictures a second than these only cost time
 NOTE = {"id": "note"}  # the metadata of what the page says itself; no part of the conversation
-DIRECTLY = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
 NOTHING_FROM_ELSEWHERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-src 'none'; object-src 'none'; "
     "form-action 'self'; frame-ancestors 'self'"
@@ -26,15 +21,7 @@ NOTHING_FROM_ELSEWHERE = (
 TAG = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)|<(?=[A-Za-z/!?])", re.DOTALL)  # but not in code
 JOINER = "\N{WORD JOINER}"  # nobody sees it, and with it after the < a tag is none
 AS_SET = "as the server is set"
-CSS = ".message em:only-child { opacity: 0.6; font-size: 0.85em; font-style: normal }"
-
-
-class Failed(Exception):
-    """There is no answer, or not all of it; the message says why in a user's words."""
-
-
-class TooLong(Failed):
-    """The conversation is too long for the model."""
+CSS = ".message em:only-child { opacity: 0.6; font-size: 0.85em; font-style: normal } .dark { color-scheme: dark }"
 
 
 def as_typed(text: str) -> str:
@@ -69,52 +56,6 @@ def conversation(history: list[dict]) -> list[dict[str, str]]:
         if message["metadata"] != NOTE
     ]
     return [message for turn in pairwise(said) if turn[0]["role"] == "user" != turn[1]["role"] for message in turn]
-
-
-async def outputs(url: str, request: dict) -> AsyncGenerator[tuple[str, np.ndarray]]:
-    """Name and value of each output of chat_stream. To leave it ends the generation on the server."""
-    tensor = InferInput("request", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([json.dumps(request).encode()], dtype=np.object_))
-
-    async def requests():
-        yield {"model_name": "chat_stream", "inputs": [tensor]}
-
-    async with InferenceServerClient(url, channel_args=DIRECTLY) as client:
-        call, begun = client.stream_infer(requests()), False
-        try:
-            async for result, error in call:
-                if error:
-                    raise Failed(f"The server could not answer: {error.message()}")
-                for name in (output.name for output in result.get_response().outputs):
-                    value = result.as_numpy(name)
-                    if name == "error_message":
-                        raise refusal(value[0].decode(errors="replace"))
-                    if name == "end_signal":
-                        return
-                    yield name, value
-                    begun = True
-            raise Failed("The server ended in the middle of the answer.")
-        except grpc.RpcError as error:
-            if begun:
-                raise Failed("The server ended in the middle of the answer.") from error
-            try:
-                await client.is_server_live(client_timeout=5)
-            except Exception:
-                raise Failed(f"No server answers at {url}. It may not be running yet.") from error
-            raise Failed("The server is there, but its chat model is not ready. It may still be loading.") from error
-        finally:
-            call.cancel()
-
-
-def refusal(message: str) -> Failed:
-    """What the servable says, in other words where a user has set nothing of that name."""
-    if message.startswith("busy: "):
-        return Failed("The server is busy: others are being answered and waiting. Try again in a moment.")
-    if message.startswith("too long: "):
-        return TooLong("This is too long for the model. Ask something shorter, or begin a new conversation.")
-    if ceiling := re.search(r"MAX_NEW_TOKENS of this server is (\d+)", message):
-        return Failed(f"Answers of this server have {ceiling[1]} tokens at most: choose a smaller longest answer.")
-    return Failed(f"The server could not answer: {message}")
 
 
 def answering(url: str) -> Callable:
@@ -178,7 +119,9 @@ def page(url: str) -> gr.ChatInterface:
     return gr.ChatInterface(
         answering(url),
         title="Chat",
-        chatbot=showing_html(gr.Chatbot(show_label=False, scale=1, placeholder="Ask the model something.")),
+        chatbot=showing_html(
+            gr.Chatbot(show_label=False, scale=1, placeholder="Ask the model something.", buttons=["copy", "copy_all"])
+        ),
         additional_inputs=[
             gr.Textbox("", label="System prompt", placeholder=AS_SET, lines=2),
             gr.Textbox("", label="Temperature", placeholder=f"0 to 2; else {AS_SET}"),

@@ -67,8 +67,8 @@ def test_the_page_asks_whichever_server_runs() -> None:
     dockerfile = (ROOT / page["build"] / "Dockerfile").read_text()
     user = int(re.search(r"^USER (\d+)$", dockerfile, re.MULTILINE)[1])
     assert user > 0
-    for name in re.findall(r"^COPY (\S+)", dockerfile, re.MULTILINE):
-        assert (ROOT / page["build"] / name).is_file()
+    copied = {name for line in re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE) for name in line.split()}
+    assert copied == {"requirements.txt", *(path.name for path in (ROOT / page["build"]).glob("*.py"))}
 
 
 def test_the_gpu_is_a_profile_of_its_own() -> None:

@@ -1,0 +1,66 @@
+"""The graph chat_stream of a model server: a conversation goes in, its answer comes out piece by piece."""
+
+import json
+import re
+from collections.abc import AsyncGenerator
+
+import grpc
+import numpy as np
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+
+DIRECTLY = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
+
+
+class Failed(Exception):
+    """There is no answer, or not all of it; the message says why in a user's words."""
+
+
+class TooLong(Failed):
+    """The conversation is too long for the model."""
+
+
+async def outputs(url: str, request: dict) -> AsyncGenerator[tuple[str, np.ndarray]]:
+    """Name and value of each output of chat_stream. To leave it ends the generation on the server."""
+    tensor = InferInput("request", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([json.dumps(request).encode()], dtype=np.object_))
+
+    async def requests():
+        yield {"model_name": "chat_stream", "inputs": [tensor]}
+
+    async with InferenceServerClient(url, channel_args=DIRECTLY) as client:
+        call, begun = client.stream_infer(requests()), False
+        try:
+            async for result, error in call:
+                if error:
+                    raise Failed(f"The server could not answer: {error.message()}")
+                for name in (output.name for output in result.get_response().outputs):
+                    value = result.as_numpy(name)
+                    if name == "error_message":
+                        raise refusal(value[0].decode(errors="replace"))
+                    if name == "end_signal":
+                        return
+                    yield name, value
+                    begun = True
+            raise Failed("The server ended in the middle of the answer.")
+        except grpc.RpcError as error:
+            if begun:
+                raise Failed("The server ended in the middle of the answer.") from error
+            try:
+                await client.is_server_live(client_timeout=5)
+            except Exception:
+                raise Failed(f"No server answers at {url}. It may not be running yet.") from error
+            raise Failed("The server is there, but its chat model is not ready. It may still be loading.") from error
+        finally:
+            call.cancel()
+
+
+def refusal(message: str) -> Failed:
+    """What the servable says, in other words where a user has set nothing of that name."""
+    if message.startswith("busy: "):
+        return Failed("The server is busy: others are being answered and waiting. Try again in a moment.")
+    if message.startswith("too long: "):
+        return TooLong("This is too long for the model. Ask something shorter, or begin a new conversation.")
+    if ceiling := re.search(r"MAX_NEW_TOKENS of this server is (\d+)", message):
+        return Failed(f"Answers of this server have {ceiling[1]} tokens at most: choose a smaller longest answer.")
+    return Failed(f"The server could not answer: {message}")
