@@ -28,8 +28,9 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	touch $@
 
 .PHONY: demo
-demo: $(VENV)/installed  ## the whole demo: download, compress, serve and ask a chat model (PORT=, REST_PORT=)
+demo: $(VENV)/installed examples/chat_page/.venv/installed  ## the whole demo: download, compress, serve and ask a chat model (PORT=, REST_PORT=)
 	./demo.sh
+	@printf '\nmake chat serves this model with a page to talk to.\n'
 
 examples/chat_page/.venv/installed: examples/chat_page/requirements.txt
 	$(PYTHON) -m venv examples/chat_page/.venv

@@ -292,6 +292,21 @@ class TestWhatIsShown:
         assert answer.find_element(By.TAG_NAME, "code").text == "a<b>c"
 
 
+class TestConversation:
+    def test_an_edited_question_is_answered_anew_and_what_came_after_it_is_gone(self, browser, scripted):
+        browser.open(scripted)
+        browser.answer("say one")
+        browser.answer("say three")
+        browser.click("button[aria-label=Edit]")
+        question = browser.driver.find_element(By.CSS_SELECTOR, "textarea.edit-textarea")
+        question.clear()
+        question.send_keys("say two")
+        browser.click("button[aria-label=Submit]")
+        watch.until(lambda: [text.strip() for text in browser.texts("bot")[:1]] == ["two"] and browser.notes())
+        answer, _ = browser.answer("messages")
+        assert [message["content"] for message in json.loads(answer)] == ["say two", "two", "messages"]
+
+
 class TestSettings:
     def fill(self, browser: Browser, label: str, text: str) -> None:
         path = f"//label[.//span[normalize-space()='{label}']]//*[self::textarea or self::input]"
