@@ -82,7 +82,7 @@ lint: $(VENV)/installed-dev  ## the rules written down in pyproject.toml, and th
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/hadolint Dockerfile
+	$(BIN)/hadolint Dockerfile examples/chat_page/Dockerfile
 
 .PHONY: models
 models: $(VENV)/installed  ## write what is generated from the table of models: overlays, sizing rows, lists
