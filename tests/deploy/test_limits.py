@@ -23,7 +23,9 @@ CORES = 128
 
 def from_compose() -> dict[str, tuple[list[str], dict[str, str]]]:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    return {f"compose {name}": (service["command"], service["environment"]) for name, service in services.items()}
+    servers = {name: service for name, service in services.items() if "--grpc_max_threads" in service["command"]}
+    assert servers.keys() == {"server", "server-gpu"}
+    return {f"compose {name}": (service["command"], service["environment"]) for name, service in servers.items()}
 
 
 def from_container(file: str, *path: str) -> tuple[list[str], dict[str, str]]:
