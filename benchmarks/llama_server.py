@@ -21,6 +21,7 @@ from text_generation.serve.prompts import PromptEncoder
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SLOTS = 32
 SLOT_TOKENS = 2048
+_LOADING_S = 60
 # As our subjects sample, whose penalty is for all tokens there are; its own defaults are others.
 SAMPLING = {
     "temperature": 1.0,
@@ -109,8 +110,11 @@ def served(
 
 
 def _wait_until_healthy(port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + _LOADING_S
     while process.poll() is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"llama-server was not ready after {_LOADING_S} seconds")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LOADING_S)
         try:
             connection.request("GET", "/health")
             if connection.getresponse().status == http.HTTPStatus.OK:

@@ -31,7 +31,7 @@ CHROMIUM = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        None in CHROMIUM.values(), reason="there is no browser: apt-get install chromium chromium-driver"
+        None in CHROMIUM.values(), reason="no browser is installed: apt-get install chromium chromium-driver"
     ),
 ]
 TABS = 16

@@ -12,14 +12,14 @@ import uvicorn
 from fastapi import FastAPI
 from server import Failed, TooLong, outputs
 
-FRAME_S = 0.05  # more pictures a second than these only cost time
+FRAME_S = 0.05  # showing a growing answer more often only costs time
 NOTE = {"id": "note"}  # the metadata of what the page says itself; no part of the conversation
 NOTHING_FROM_ELSEWHERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-src 'none'; object-src 'none'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
 TAG = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)|<(?=[A-Za-z/!?])", re.DOTALL)  # but not in code
-JOINER = "\N{WORD JOINER}"  # nobody sees it, and with it after the < a tag is none
+JOINER = "\N{WORD JOINER}"  # invisible; a < that it follows begins no tag
 AS_SET = "as the server is set"
 CSS = ".message em:only-child { opacity: 0.6; font-size: 0.85em; font-style: normal } .dark { color-scheme: dark }"
 
@@ -28,8 +28,8 @@ def as_typed(text: str) -> str:
     return text.replace("<" + JOINER, "<")
 
 
-def showing_html(chatbot: gr.Chatbot) -> gr.Chatbot:
-    """The same chatbot, to which HTML is text."""
+def with_html_as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
+    """The same chatbot, which shows HTML as text."""
     to_page, from_page = chatbot.postprocess, chatbot.preprocess
 
     def postprocess(value):
@@ -119,7 +119,7 @@ def page(url: str) -> gr.ChatInterface:
     return gr.ChatInterface(
         answering(url),
         title="Chat",
-        chatbot=showing_html(
+        chatbot=with_html_as_text(
             gr.Chatbot(show_label=False, scale=1, placeholder="Ask the model something.", buttons=["copy", "copy_all"])
         ),
         additional_inputs=[

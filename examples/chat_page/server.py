@@ -13,7 +13,7 @@ DIRECTLY = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -
 
 
 class Failed(Exception):
-    """There is no answer, or not all of it; the message says why in a user's words."""
+    """No answer, or only a part of one; the message explains why in plain words."""
 
 
 class TooLong(Failed):

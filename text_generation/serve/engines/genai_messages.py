@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """To the worker: the rest of this request is no longer wanted."""
+    """Tells the worker to drop the rest of this request."""
 
     request_id: int
 
