@@ -1,6 +1,7 @@
 """llama.cpp's own server as a peer: built on this machine from the source that llama-cpp-python carries."""
 
 import http.client
+import os
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def binary(cache: Path) -> Path:
             left_out = [f"-DLLAMA_{part}=OFF" for part in ("BUILD_TESTS", "BUILD_EXAMPLES", "BUILD_APP", "OPENSSL")]
             options = ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
             _run("cmake", "-S", str(source_folder), "-B", str(build), *options, *left_out)
-            _run("cmake", "--build", str(build), "--target", "llama-server", "--parallel")
+            _run("cmake", "--build", str(build), "--target", "llama-server", "--parallel", str(os.cpu_count()))
             shutil.move(build / "bin" / "llama-server", built)
     return built
 
