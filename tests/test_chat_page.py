@@ -308,10 +308,10 @@ class TestConversation:
 
 
 class TestSettings:
-    def fill(self, browser: Browser, label: str, text: str) -> None:
+    def field(self, browser: Browser, label: str) -> WebElement:
         path = f"//label[.//span[normalize-space()='{label}']]//*[self::textarea or self::input]"
         watch.until(lambda: browser.driver.find_element(By.XPATH, path).is_displayed())
-        browser.driver.find_element(By.XPATH, path).send_keys(text)
+        return browser.driver.find_element(By.XPATH, path)
 
     def test_they_go_with_the_question(self, browser, scripted):
         browser.open(scripted)
@@ -326,7 +326,7 @@ class TestSettings:
             "Longest answer, in tokens": "7",
             "Stop before": f"one{Keys.ENTER}two",
         }.items():
-            self.fill(browser, label, text)
+            self.field(browser, label).send_keys(text)
         assert json.loads(browser.answer("messages")[0])[0] == {"role": "system", "content": "Be brief."}
         sent = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "stop": ["one", "two"]}
         assert json.loads(browser.answer("sampling")[0]) == sent
@@ -334,11 +334,13 @@ class TestSettings:
     def test_the_server_s_ceilings_are_told(self, browser, page):
         browser.open(page)
         browser.click("button.label-wrap")
-        self.fill(browser, "Longest answer, in tokens", "2000")
+        longest = self.field(browser, "Longest answer, in tokens")
+        watch.until(lambda: "up to 1500" in longest.get_attribute("placeholder"))
+        longest.send_keys("2000")
         browser.ask("Hello")
         watch.until(browser.notes)
         assert browser.notes()[0].startswith("Answers of this server have 1500 tokens at most")
-        self.fill(browser, "Temperature", "9")
+        self.field(browser, "Temperature").send_keys("9")
         browser.ask("Hello again")
         watch.until(lambda: len(browser.notes()) == 2)
 

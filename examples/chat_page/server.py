@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import grpc
 import numpy as np
@@ -18,6 +19,27 @@ class Failed(Exception):
 
 class TooLong(Failed):
     """The conversation is too long for the model."""
+
+
+class TooManyTokens(Failed):
+    """The request asks for a longer answer than the server gives: of `ceiling` tokens at most."""
+
+    def __init__(self, ceiling: int):
+        super().__init__(f"Answers of this server have {ceiling} tokens at most: choose a smaller longest answer.")
+        self.ceiling = ceiling
+
+
+async def longest_possible_answer(url: str) -> int | None:
+    """The most tokens that an answer of this server may have, read off how it refuses more; None where it does not."""
+    request = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 2**31 - 1}
+    try:
+        async with aclosing(outputs(url, request)) as pieces:
+            await anext(pieces, None)
+    except TooManyTokens as refused:
+        return refused.ceiling
+    except Failed:
+        pass  # the first question will say why
+    return None
 
 
 async def outputs(url: str, request: dict) -> AsyncGenerator[tuple[str, np.ndarray]]:
@@ -62,5 +84,5 @@ def refusal(message: str) -> Failed:
     if message.startswith("too long: "):
         return TooLong("This is too long for the model. Ask something shorter, or begin a new conversation.")
     if ceiling := re.search(r"MAX_NEW_TOKENS of this server is (\d+)", message):
-        return Failed(f"Answers of this server have {ceiling[1]} tokens at most: choose a smaller longest answer.")
+        return TooManyTokens(int(ceiling[1]))
     return Failed(f"The server could not answer: {message}")

@@ -12,6 +12,7 @@ from tritonclient.utils import serialize_byte_tensor
 
 MOST_MESSAGES = 5
 LONGEST_QUESTION = 1000
+MOST_TOKENS = 4096
 
 
 def text_tensor(name: str, text: str) -> Tensor:
@@ -35,6 +36,9 @@ class OvmsPythonModel:
         command, _, rest = messages[-1]["content"].partition(" ")
         if command == "busy":
             yield [text_tensor("error_message", "busy: all places are taken: try again later")]
+        elif (request.get("max_tokens") or 0) > MOST_TOKENS:
+            message = f"max_tokens: is {request['max_tokens']}, but MAX_NEW_TOKENS of this server is {MOST_TOKENS}"
+            yield [text_tensor("error_message", message)]
         elif len(messages) > MOST_MESSAGES or len(messages[-1]["content"]) > LONGEST_QUESTION:
             yield [text_tensor("error_message", f"too long: {len(messages)} messages do not fit")]
         else:

@@ -1,0 +1,78 @@
+"""From a question in the page to the messages that answer it, and the note below them."""
+
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from itertools import pairwise
+
+from markup import as_typed
+from server import Failed, TooLong, outputs
+
+FRAME_S = 0.05  # showing a growing answer more often only costs time
+NOTE = {"id": "note"}  # the metadata of what the page says itself; no part of the conversation
+
+
+def conversation(history: list[dict]) -> list[dict[str, str]]:
+    """What was said, for the model: questions that have an answer, and these."""
+    said = [
+        {"role": message["role"], "content": message["content"][0]["text"]}
+        for message in history
+        if message["metadata"] != NOTE
+    ]
+    return [message for turn in pairwise(said) if turn[0]["role"] == "user" != turn[1]["role"] for message in turn]
+
+
+def answering(url: str) -> Callable:
+    """The function that ChatInterface calls with each question."""
+
+    async def answer(question, history, system, temperature, top_p, max_tokens, stop):
+        first = [{"role": "system", "content": system}] if system.strip() else []
+        said, asked = conversation(history), {"role": "user", "content": as_typed(question)}
+        text, tokens, left_out, cut_off = "", 0, "", ""
+        started, first_s, shown_s = time.monotonic(), 0.0, 0.0
+        while True:
+            try:
+                request = {
+                    "messages": [*first, *said, asked],
+                    "temperature": number(temperature, float),
+                    "top_p": number(top_p, float),
+                    "max_tokens": number(max_tokens, int),
+                    "stop": stop.splitlines(),
+                }
+                async with aclosing(outputs(url, request)) as pieces:
+                    async for name, value in pieces:
+                        now_s = time.monotonic() - started
+                        if name == "completion" and value[0]:
+                            text += value[0].decode(errors="replace")
+                            first_s = first_s or now_s
+                            if now_s - shown_s > FRAME_S:
+                                shown_s = now_s
+                                yield [spoken(text)]
+                        elif name == "completion_tokens":
+                            tokens = int(value[0])
+                        elif name == "finish_reason" and value[0] == b"length":
+                            cut_off = ", cut off at the longest answer"
+                note = f"{tokens} tokens, {tokens / now_s:.1f} tokens/s, first after {first_s:.2f} s{cut_off}{left_out}"
+            except TooLong as error:
+                if said:
+                    said, left_out = said[2:], ", without the oldest questions, which no longer fit"
+                    continue
+                note = f"{error} ↻ asks again."
+            except Failed as error:
+                note = f"{error} {'What came of the answer is kept. ' if text else ''}↻ asks again."
+            yield [*([spoken(text)] if text else []), {**spoken(f"*{note}*"), "metadata": NOTE}]
+            return
+
+    return answer
+
+
+def number(text: str, kind: type) -> float | None:
+    try:
+        return kind(text) if text.strip() else None
+    except ValueError:
+        raise Failed(f"Under Settings, {text} is not a number that fits there.") from None
+
+
+def spoken(text: str) -> dict:
+    """A message of the model's, or of the page in its place."""
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
