@@ -36,7 +36,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """From the worker: what a step generated for the prompt at place `row` of a request."""
+    """From the worker: what one step generated for the prompt at place `row` of a request."""
 
     request_id: int
     row: int
@@ -59,5 +59,5 @@ class CacheUsage:
     share: float
 
 
-# A message from the worker: all that one step brought.
+# A message from the worker: all that the steps since the last one brought.
 Events = list[Tokens | End | CacheUsage]

@@ -7,6 +7,7 @@ process nothing else could go on meanwhile: no text piece on its way to a client
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
@@ -29,6 +30,9 @@ from text_generation.serve.engines.genai_messages import (
 # Tokens of one step, running answers and a part of a waiting prompt together. Half of GenAI's default halves the pause
 # that a long prompt makes in everybody's answers, and its own first token comes hardly later (benchmarks/README.md).
 MAX_BATCHED_TOKENS = 128
+# While several requests run, their tokens are sent at most this often. Each message wakes a thread of the server and a
+# client for every request, on cores that the pipeline needs, and a reader can't tell 25 updates a second from 60.
+SEND_INTERVAL_S = 0.04
 
 
 class Worker:
@@ -40,6 +44,9 @@ class Worker:
         self._handle_ids = itertools.count()
         self._running: dict[int, _Running] = {}  # by request_id
         self._cache_usage = CacheUsage(0.0)
+        self._begun: set[int] = set()  # request_ids of those that have a token
+        self._unsent: Events = []
+        self._last_sent = 0.0
 
     def run(self) -> None:
         """Serve until the other side is gone (EOFError)."""
@@ -50,9 +57,13 @@ class Worker:
                 self._pipeline.step()
             except Exception as error:
                 failure = RuntimeError(str(error))
-                self._connection.send([End(request_id, failure) for request_id in self._running])
+                self._connection.send([*self._unsent, *(End(request_id, failure) for request_id in self._running)])
                 raise  # the pipeline's state is unknown now; another worker starts afresh
-            self._connection.send(self._collect())
+            events = self._collect()
+            self._unsent += events
+            if self._is_due(events):
+                self._connection.send(self._unsent)
+                self._unsent, self._last_sent = [], time.monotonic()
 
     def _take(self, message: Request | Cancel) -> None:
         running = self._running.get(message.request_id)
@@ -80,6 +91,13 @@ class Worker:
             self._cache_usage = usage
             events.append(usage)
         return events
+
+    def _is_due(self, events: Events) -> bool:
+        """Whether to send now: a request has its first token or its end, or runs alone, or the interval is over."""
+        begun = {event.request_id for event in events if isinstance(event, Tokens)}
+        awaited = not begun <= self._begun or any(isinstance(event, End) for event in events)
+        self._begun = (self._begun | begun) & self._running.keys()
+        return awaited or len(self._running) == 1 or time.monotonic() - self._last_sent >= SEND_INTERVAL_S
 
 
 class _Running:

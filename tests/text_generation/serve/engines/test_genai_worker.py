@@ -1,0 +1,70 @@
+"""What GenAI's process sends, and when."""
+
+import contextlib
+import itertools
+import math
+import multiprocessing
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import openvino_genai as ov_genai
+import pytest
+
+from text_generation.serve.engines import genai_worker
+from text_generation.serve.engines.genai_messages import End, Events, Request, Tokens
+
+pytestmark = pytest.mark.slow
+PROMPT = [504, 3575, 282]
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def connection(int8_model: Path) -> Iterator[Connection]:
+    """The server's end of a connection to a worker that sends only what somebody waits for, however long that takes."""
+    pipeline = ov_genai.ContinuousBatchingPipeline(int8_model, ov_genai.SchedulerConfig(), "CPU")
+    here, there = multiprocessing.Pipe()
+
+    def run() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            genai_worker.Worker(pipeline, there).run()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(genai_worker, "SEND_INTERVAL_S", math.inf)
+        thread = threading.Thread(target=run)
+        thread.start()
+        yield here
+        here.close()
+        thread.join()
+
+
+def request(request_id: int, count: int) -> Request:
+    return Request(request_id, [PROMPT], [{"max_new_tokens": count, "ignore_eos": True}], None)
+
+
+def messages(connection: Connection, ends: int) -> Iterator[Events]:
+    while ends:
+        events = connection.recv()
+        ends -= sum(isinstance(event, End) for event in events)
+        yield events
+
+
+def test_one_request_has_each_token_at_once(connection):
+    connection.send(request(1, COUNT))
+    tokens = [[e.token_ids for e in events if isinstance(e, Tokens)] for events in messages(connection, 1)]
+    assert [list(map(len, own)) for own in tokens] == [[1]] * COUNT
+
+
+def test_requests_beside_each_other_have_theirs_together_but_for_the_first_and_the_end(connection):
+    for request_id in (1, 2):
+        connection.send(request(request_id, COUNT))
+    received = list(messages(connection, 2))
+    tokens = Counter()
+    for event in itertools.chain(*received):
+        if isinstance(event, Tokens):
+            tokens[event.request_id] += len(event.token_ids)
+    assert tokens == {1: COUNT, 2: COUNT}
+    # Each one's first token and its end, and what either sent while it was alone.
+    assert len(received) < COUNT
