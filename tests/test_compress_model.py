@@ -208,7 +208,7 @@ def test_folder_that_is_replaced_meanwhile(place: Path) -> None:
     other.rename(place / NAME)
     output, errors = process.communicate(timeout=200)
     done = subprocess.CompletedProcess(command, process.returncode, output, errors)
-    assert_one_line_error(done, f"{NAME} was replaced meanwhile: run this again")
+    assert_one_line_error(done, f"{NAME} was replaced while it was in use: run this again")
     assert names(place) == [NAME, "old"]
 
 
@@ -239,7 +239,7 @@ def test_too_little_memory_to_calibrate(place: Path) -> None:
     # Weights with a hole behind them, as large as the machine's memory.
     os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
     done = compress(place, "--precision", "INT4", "--calibrate")
-    assert_one_line_error(done, "too little memory to calibrate", "leave out --calibrate")
+    assert_one_line_error(done, "too little memory to calibrate", "omit --calibrate")
     assert names(place) == [NAME]
 
 
@@ -261,7 +261,7 @@ def test_perplexity_that_does_not_fit_is_left_out(place: Path) -> None:
     os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
     done = compress(place, "--precision", "INT8")
     assert done.returncode == 0, done.stderr
-    assert f"The perplexity of {NAME} is left out: it takes" in done.stdout
+    assert f"The perplexity of {NAME} was not computed: this takes" in done.stdout
     rows = table(done.stdout)
     assert rows[NAME][2:4] == ["-", "-"]
     assert float(rows[NAME + SUFFIXES["INT8"]][2]) > 1

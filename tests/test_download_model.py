@@ -172,11 +172,11 @@ class TestHubErrors:
         hub.gated = True
         del hub.files["config.json"]
         done = place.run("--model", NAME, HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
-        assert_one_line_error(done, "lacks a file")
+        assert_one_line_error(done, "lacks a required file")
 
     def test_missing_repository(self, hub: StandInHub, place: Place) -> None:
         done = place.run("--model", "notus-7b-v1", HF_ENDPOINT=hub.address)
-        assert_one_line_error(done, "argilla/notus-7b-v1 is not at")
+        assert_one_line_error(done, "argilla/notus-7b-v1 does not exist at")
         assert place.names() == []
 
     def test_missing_revision(self, hub: StandInHub, place: Place) -> None:
@@ -185,13 +185,13 @@ class TestHubErrors:
 
     @pytest.mark.parametrize("token", ["\u00e9", "hf_\x01"])
     def test_token_that_no_header_can_hold(self, hub: StandInHub, place: Place, token: str) -> None:
-        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address, HF_TOKEN=token), "HF_TOKEN holds")
+        assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address, HF_TOKEN=token), "HF_TOKEN contains")
         assert hub.requests == []
 
     @pytest.mark.parametrize("address", ["http://[::1", "http://localhost:port"])
     def test_endpoint_that_is_no_address(self, place: Place, address: str) -> None:
         assert_one_line_error(
-            place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is not an address"
+            place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is not a valid URL"
         )
 
     def test_no_network(self, place: Place) -> None:
@@ -219,7 +219,7 @@ class TestHubErrors:
     def test_no_hashes(self, hub: StandInHub, place: Place) -> None:
         hub.hashes = False
         done = place.run("--model", NAME, HF_ENDPOINT=hub.address)
-        assert_one_line_error(done, f"{hub.address} gives no hash to check config.json with", "--source")
+        assert_one_line_error(done, f"{hub.address} provides no hash to check config.json", "--source")
 
     def test_too_little_disk(self, hub: StandInHub, place: Place) -> None:
         # A repository that says it holds more than any disk: only its size is ever asked for.
@@ -315,11 +315,11 @@ class TestTransfers:
 
 ANSWERS = [
     ((429, b"slow down", {"Retry-After": "7"}), ["too many requests (429)", "in 7 seconds", "HF_TOKEN"]),
-    ((429, b"", {}), ["too many requests (429)", "in some minutes"]),
+    ((429, b"", {}), ["too many requests (429)", "in a few minutes"]),
     ((403, b"blocked", {}), ["forbids the download (403)", "HF_TOKEN", "network"]),
     ((401, b"", {}), ["set HF_TOKEN"]),
-    ((503, b"<html>maintenance</html>", {}), ["out of order (503)", "later"]),
-    ((500, b"", {}), ["out of order (500)", "later"]),
+    ((503, b"<html>maintenance</html>", {}), ["server error (503)", "later"]),
+    ((500, b"", {}), ["server error (500)", "later"]),
     ((407, b"", {}), ["(407)", "HTTPS_PROXY", "USER:PASSWORD"]),
     ((200, b"<html>log in</html>", {"Content-Type": "text/html"}), ["login page", "HF_ENDPOINT"]),
 ]
@@ -495,7 +495,7 @@ class TestReadyMade:
     def test_missing_weights(self, hub: StandInHub, place: Place, exported: dict[str, bytes]) -> None:
         hub.repositories[self.ID] = {name: data for name, data in exported.items() if name != "openvino_model.bin"}
         assert_one_line_error(
-            self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address), "lacks a file that is needed: its weights"
+            self.run(place, "--model", self.ID, HF_ENDPOINT=hub.address), "lacks a required file: its weights"
         )
 
 
@@ -508,8 +508,8 @@ class TestAnyRepository:
         [
             ({"quantization_config": {"quant_method": "awq"}}, "quantized (awq)"),
             ({"is_encoder_decoder": True}, "has an encoder and a decoder"),
-            ({"model_type": "mamba"}, "keeps another state"),
-            ({"architectures": ["LlamaForSequenceClassification"]}, "not made to continue a text"),
+            ({"model_type": "mamba"}, "keeps state other than"),
+            ({"architectures": ["LlamaForSequenceClassification"]}, "does not generate text"),
         ],
         ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
     )
@@ -531,7 +531,7 @@ class TestAnyRepository:
         ("files", "part"),
         [
             ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "holds an adapter"),
-            ({"model.Q4_K_M.gguf": b""}, "lacks a file that is needed: config.json"),
+            ({"model.Q4_K_M.gguf": b""}, "lacks a required file: config.json"),
         ],
     )
     def test_without_a_model(self, hub: StandInHub, place: Place, files: dict[str, bytes], part: str) -> None:

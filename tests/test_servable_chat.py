@@ -258,20 +258,20 @@ def test_over_rest_with_curl(server):
         (conversation("Hi", top_k=-1), "top_k: Input should be greater than or equal to 0"),
         (conversation("Hi", seed=True), "seed: Input should be a valid integer"),
         (conversation("Hi", max_tokens=0), "max_tokens: Input should be greater than or equal to 1"),
-        (conversation("Hi", max_new_tokens=5), "max_new_tokens: there is no such field; there are max_tokens,"),
+        (conversation("Hi", max_new_tokens=5), "max_new_tokens: unknown field; valid fields are max_tokens,"),
         (conversation("Hi", stop=["a"] * 5), "stop: Value should have at most 4 items"),
         (conversation("Hi", stop=[1]), "stop: must be a string, or a list of up to 4"),
         (conversation("Hi", stop=""), "stop.0: String should have at least 1 character"),
         (conversation("Hi", response_format={"type": "xml"}), "response_format.type: Input should be 'text'"),
-        (conversation("Hi", response_format={"type": "json_schema"}), "json_schema goes with type json_schema"),
-        (conversation("Hi", chat_template_kwargs={"tools": []}), "tools can't be given to the template"),
+        (conversation("Hi", response_format={"type": "json_schema"}), "json_schema and the type json_schema"),
+        (conversation("Hi", chat_template_kwargs={"tools": []}), "tools is reserved and can't be passed"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: Input should be 'system', 'user' or"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content: Input should be a"),
-        ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages.0.name: there is no such field"),
-        (conversation("a\0b"), "messages.0.content: has a null byte"),
+        ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages.0.name: unknown field"),
+        (conversation("a\0b"), "messages.0.content: contains a null byte"),
         ('{"messages": NaN}', "NaN is not a number in JSON"),
-        ('{"messages": [], "messages": []}', "'messages' is there twice"),
-        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "half of a surrogate pair"),
+        ('{"messages": [], "messages": []}', "duplicate key 'messages'"),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "an unpaired surrogate"),
         ("[" * 50_000, "nested too deeply"),
         (conversation("word " * 9000), "too long: the conversation has 9031 tokens, but the model's context"),
         (conversation("word " * 1_000_000), "too long: the conversation has"),
@@ -289,7 +289,7 @@ def test_what_cannot_be_served_says_why_and_harms_nobody(client, server, request
 def test_a_request_is_one_text(client):
     tensor = InferInput("request", [2], "BYTES")
     tensor.set_data_from_numpy(np.array([b"{}", b"{}"], dtype=np.object_))
-    with pytest.raises(InferenceServerException, match="request has 2 elements, but takes one"):
+    with pytest.raises(InferenceServerException, match="request has 2 elements, but must have exactly one"):
         client.infer("chat", [tensor])
 
 
@@ -297,7 +297,7 @@ def test_a_refusal_is_one_line_in_the_log(client, server):
     already = len(server.log.splitlines())
     refused(client, conversation("Hi", foo=1))
     lines = [line for line in server.log.splitlines()[already:] if "foo" in line]
-    assert any("request refused: foo: there is no such field" in line for line in lines)
+    assert any("request refused: foo: unknown field" in line for line in lines)
 
 
 def test_all_servables_of_a_process_share_one_model(int8_model):

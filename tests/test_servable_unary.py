@@ -77,7 +77,7 @@ def test_the_demos_curl_request_has_the_demos_layout(unary_server):
     [
         ([""], "prompt 1 of 1 is empty"),
         ([b"\xff\xfe"], "element 1 of pre_prompt is not UTF-8"),
-        (["fine", "a\0b"], "prompt 2 of 2 has a null byte"),
+        (["fine", "a\0b"], "prompt 2 of 2 contains a null byte"),
         ([f"{'word ' * 8200}"], "a prompt has 8231 tokens, but prompt and completion share a context of 8192"),
         (["Hello"] * 33, "33 prompts, but MAX_PROMPTS_PER_REQUEST is 32"),
     ],

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, and how it is told and logged; all else that goes wrong is the server's fault."""
+"""Errors that a request can cause, and how they are reported and logged. Any other error is the server's fault."""
 
 import logging
 
@@ -6,9 +6,9 @@ logger = logging.getLogger(__name__)
 
 
 class RequestError(ValueError):
-    """The request can't be served as it is; the message says what is wrong with it and what to do.
+    """The request can't be served; the message says what is wrong with it and what to do.
 
-    `log_message` is the message for the log, where it must not quote the request as the one for the client does.
+    `log_message` replaces the message in the log, which must not quote the request as the client's message may.
     """
 
     kind = "bad_request"
@@ -25,7 +25,7 @@ class TooLongError(RequestError):
 
 
 class BusyError(Exception):
-    """There is no place for the request now; the client may try again later."""
+    """The server has no place for the request now; the client may try again later."""
 
     kind = "busy"
 
@@ -40,16 +40,16 @@ def error_kind(error: Exception) -> str:
 
 
 def client_message(error: Exception) -> str:
-    """What to tell the client of an error: what is wrong with the request, or that the server failed, and how."""
+    """Return the error message for the client: what is wrong with the request, or how the server failed."""
     if isinstance(error, RequestError | BusyError):
         return str(error)
     return f"the server failed: {type(error).__name__}: {error}"
 
 
 def log_failure(error: Exception, request_id: str) -> None:
-    """One line in the log for a request that failed; the server's own faults with a traceback at DEBUG.
+    """Log one line for a failed request and, at DEBUG, a traceback if the fault is the server's.
 
-    The model server itself shows the cause at its own DEBUG level only.
+    The model server itself logs the cause only at its own DEBUG level.
     """
     extra = {"fields": {"request_id": request_id}}
     if isinstance(error, RequestError | BusyError):
@@ -60,5 +60,5 @@ def log_failure(error: Exception, request_id: str) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What another library's error says, in one line."""
+    """Return the first line of another library's error message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

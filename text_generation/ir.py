@@ -1,4 +1,4 @@
-"""What an IR says of itself in openvino_model.xml, whoever wrote it: read in milliseconds, without OpenVINO."""
+"""Reads a model's properties from its openvino_model.xml in milliseconds, without OpenVINO."""
 
 import math
 import re
@@ -16,7 +16,7 @@ _PRECISIONS = {
     "BF16": {"bf16"},
     "FP32": {"f32"},
 }
-# Of the weights' elements: smaller parts, such as the tables of a codebook, do not name the precision.
+# Share of the weights' elements. Smaller parts, such as codebook tables, do not determine the precision.
 _LEAST_SHARE = 0.01
 
 _LAYER = re.compile(rb'<layer\b[^>]*\btype="([^"]*)"[^>]*>\s*(?:<data\b([^>]*)>)?')
@@ -26,11 +26,11 @@ _ATTRIBUTE = re.compile(rb'(\w+)="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Ir:
-    """A model as its IR describes it.
+    """A model as described by its IR.
 
-    `precision` is that of the narrowest weights (`INT4` where some layers are at 4 bits and others at 8), `stateful`
-    says whether the key-value cache is the model's own state, as generation here needs it, `weights_bytes` how far into
-    openvino_model.bin the constants reach, and `release` which OpenVINO wrote it, where it says so.
+    `precision` is that of the narrowest weights (`INT4` if some layers have 4 bits and others 8). `stateful` says
+    whether the model holds the key-value cache as its own state, which generation needs. `weights_bytes` is where the
+    constants in openvino_model.bin end, and `release` the OpenVINO release that wrote the IR, if it is recorded.
     """
 
     precision: str
@@ -40,7 +40,7 @@ class Ir:
 
 
 def parse(xml: bytes) -> Ir | None:
-    """Read openvino_model.xml; None where it is damaged."""
+    """Parse the content of openvino_model.xml; None if it is damaged."""
     if not xml.rstrip(b"\0 \r\n\t").endswith(b"</net>"):
         return None
     elements = dict.fromkeys(_PRECISIONS, 0)

@@ -1,9 +1,9 @@
-"""The model folder: what the two model commands write and the servables read.
+"""The model folder, which the two model commands write and the servables read.
 
-A folder is complete or it is not there. It is written under a hidden name beside its final one, flushed to the disk and
-renamed, and `model_info.json` records the size of every file, so that a folder that lost a part of itself on the way
-(an interrupted copy, a full disk) is found in milliseconds instead of by a crash while the weights are loaded. Folders
-that others made, such as `optimum-cli export openvino`, have no such record; they are judged by their IR alone.
+A folder is either complete or absent: it is written under a hidden name next to its final one, flushed to disk and
+renamed. `model_info.json` records the size of every file, so a folder that has since lost data (through an interrupted
+copy or a full disk) is detected in milliseconds rather than by a crash while the weights load. Folders made by other
+tools, such as `optimum-cli export openvino`, have no such record; they are checked by their IR alone.
 """
 
 import fcntl
@@ -36,25 +36,25 @@ NEEDED_FILES = (
     "config.json",
     "generation_config.json",
 )
-# What some architectures call a size in config.json; transformers has this as the attribute_map of each.
+# Other names that some architectures use for a size in config.json, as in transformers' attribute_map.
 SIZE_NAMES = {
     "hidden_size": ("n_embd", "d_model", "emb_dim"),
     "max_position_embeddings": ("n_positions", "max_seq_len", "context_length", "n_ctx", "seq_length"),
     "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
 }
-# transformers' model_max_length of a tokenizer without one is 10^30.
+# transformers sets model_max_length to 10^30 if a tokenizer has none.
 NO_LENGTH = 10**9
 
 
 class ModelFolderError(ValueError):
-    """A model folder that cannot be used or written; the message is one line that says what to do."""
+    """A model folder can't be used or written; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What made a model folder: model and precision, where the checkpoint came from, the releases of the packages that
-    did the work, and the size of each file in bytes."""
+    """Origin of a model folder: model, precision, the checkpoint's source, the releases of the packages that made it,
+    and the size of each file in bytes."""
 
     model: str
     precision: str
@@ -64,9 +64,9 @@ class ModelInfo:
 
 
 def read(folder: Path) -> ModelInfo | None:
-    """Read the folder's model_info.json; None where there is none, as in a folder that optimum-cli made.
+    """Read the folder's model_info.json; None if it does not exist, as in a folder made by optimum-cli.
 
-    Raises ModelFolderError if the file cannot be read or says something else than it should.
+    Raises ModelFolderError if the file can't be read or is damaged.
     """
     path = folder / MODEL_INFO
     try:
@@ -76,17 +76,17 @@ def read(folder: Path) -> ModelInfo | None:
     except OSError as error:
         raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     except ValidationError as error:
-        raise ModelFolderError(f"{path} is damaged: copy or make the folder again") from error
+        raise ModelFolderError(f"{path} is damaged: copy or recreate the folder") from error
 
 
 def check(folder: Path) -> ModelInfo | None:
-    """Check that the folder holds a complete model that can generate, without loading it, and return what `read` does.
+    """Check, without loading it, that the folder holds a complete model that can generate; return the result of `read`.
 
-    Raises ModelFolderError naming the file that is missing, truncated or unreadable, and where the model's IR is one
-    that keeps no key-value cache.
+    Raises ModelFolderError, which names the file, if one is missing, truncated or unreadable, or if the model's IR
+    keeps no key-value cache.
     """
     if not folder.is_dir():
-        raise ModelFolderError(f"{folder} is not a folder: give the folder that download_model.py made")
+        raise ModelFolderError(f"{folder} is not a folder: give a folder made by download_model.py")
     info = read(folder)
     sizes = dict.fromkeys(NEEDED_FILES) | (info.files if info else {})
     for name, expected in sizes.items():
@@ -95,23 +95,23 @@ def check(folder: Path) -> ModelInfo | None:
             with path.open("rb"):
                 size = path.stat().st_size
         except FileNotFoundError:
-            raise ModelFolderError(f"{path} is missing: copy or make the folder again") from None
+            raise ModelFolderError(f"{path} is missing: copy or recreate the folder") from None
         except OSError as error:
             raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
         if size != expected and (expected is not None or size == 0):
             wanted = f"{expected:,}" if expected is not None else "some"
-            raise ModelFolderError(f"{path} has {size:,} bytes instead of {wanted}: copy or make the folder again")
+            raise ModelFolderError(f"{path} has {size:,} bytes instead of {wanted}: copy or recreate the folder")
     model = read_ir(folder)
     weights = folder / "openvino_model.bin"
     if weights.stat().st_size < model.weights_bytes:
-        raise ModelFolderError(f"{weights} is truncated: copy or make the folder again")
+        raise ModelFolderError(f"{weights} is truncated: copy or recreate the folder")
     return info
 
 
 def read_ir(folder: Path) -> Ir:
-    """What the folder's IR says of itself.
+    """Read the properties of the folder's IR.
 
-    Raises ModelFolderError where it is damaged, or stateless: without a key-value cache of its own it can't be served.
+    Raises ModelFolderError if it is damaged, or if it is stateless and so keeps no key-value cache.
     """
     path = folder / "openvino_model.xml"
     try:
@@ -119,7 +119,7 @@ def read_ir(folder: Path) -> Ir:
     except OSError as error:
         raise ModelFolderError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
     if model is None:
-        raise ModelFolderError(f"{path} is damaged: copy or make the folder again")
+        raise ModelFolderError(f"{path} is damaged: copy or recreate the folder")
     if not model.stateful:
         raise ModelFolderError(
             f"{path} is a stateless model, which keeps no key-value cache and can't be served: export it again with "
@@ -129,28 +129,28 @@ def read_ir(folder: Path) -> Ir:
 
 
 def config_size(folder: Path, name: str) -> int:
-    """A size that the folder's config.json says the model has, under the name that most have for it: `vocab_size`.
+    """Return a size from the folder's config.json, given its usual name, such as `vocab_size`.
 
-    Raises ModelFolderError if no such number stands there.
+    Raises ModelFolderError if config.json does not have it.
     """
     size = _config_size(folder, name)
     if size is None:
-        raise ModelFolderError(f"{folder / 'config.json'} is damaged (no {name} in it): copy or make the folder again")
+        raise ModelFolderError(f"{folder / 'config.json'} is damaged (no {name} in it): copy or recreate the folder")
     return size
 
 
 def context_length(folder: Path) -> int:
-    """How many tokens prompt and completion may have together, by config.json or, where a model has no positions to run
-    out of, by its tokenizer_config.json.
+    """Return how many tokens prompt and completion may have together, from config.json or, for a model without a
+    limited number of positions, from tokenizer_config.json.
 
-    Raises ModelFolderError if neither says so.
+    Raises ModelFolderError if neither file has the number.
     """
     size = _config_size(folder, "max_position_embeddings")
     if size is None:
         length = read_json(folder / "tokenizer_config.json").get("model_max_length")
         if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < NO_LENGTH:
             raise ModelFolderError(
-                f"{folder} does not say how long a context its model has: put max_position_embeddings into config.json"
+                f"{folder} does not give the model's context length: add max_position_embeddings to config.json"
             )
         size = int(length)
     return size
@@ -163,9 +163,9 @@ def _config_size(folder: Path, name: str) -> int | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model folder; empty where there is no such file.
+    """Read the object in a JSON file of a model folder; empty if there is no such file.
 
-    Raises ModelFolderError if it cannot be read or holds something else.
+    Raises ModelFolderError if it can't be read or holds anything but an object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -173,35 +173,35 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFolderError(
-            f"{path} can't be read ({' '.join(str(error).split())}): copy or make the folder again"
+            f"{path} can't be read ({' '.join(str(error).split())}): copy or recreate the folder"
         ) from error
     if not isinstance(content, dict):
-        raise ModelFolderError(f"{path} is damaged (no JSON object): copy or make the folder again")
+        raise ModelFolderError(f"{path} is damaged (no JSON object): copy or recreate the folder")
     return content
 
 
 @contextmanager
 def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder to write into, which becomes `folder` if the block succeeds and vanishes if it does not.
+    """Yield an empty folder to write into, which becomes `folder` if the block succeeds and is removed if it fails.
 
-    What the block leaves must be a complete model folder, model_info.json included. It lies beside `folder` under
-    `.NAME.partial`, with a lock that ends with the process that holds it, so what a killed run left behind is cleared
-    by the next one and never by one that is still at work. With `replace` an existing folder is moved aside once the
-    new one is complete and on the disk; a kill between the two renames is undone by the next run.
+    The block must leave a complete model folder, including model_info.json. The new folder lies next to `folder` in
+    `.NAME.partial`, with a lock that is released when the process ends: leftovers of a killed run are removed by the
+    next one, but never while a run is still at work. With `replace`, an existing folder is moved aside once the new one
+    is complete and on disk; if the process is killed between the two renames, the next run undoes the first.
 
-    Raises ModelFolderError if `folder` exists and is not to be replaced, or holds something else than a model, if it is
-    a symlink to nothing, or if another process is writing it.
+    Raises ModelFolderError if `folder` exists and may not be replaced or is not a model folder, if it is a dangling
+    symlink, or if another process is writing it.
     """
     if folder.is_symlink() and not folder.exists():
-        raise ModelFolderError(f"{folder} is a symlink to nothing: remove it, or make the folder that it leads to")
+        raise ModelFolderError(f"{folder} is a dangling symlink: remove it, or create the folder that it points to")
     partial = _partial(folder)
     with _locked(partial):
-        # A new name each time, since a child of a killed run may still be writing under that run's.
+        # A new name each time, because a child of a killed run may still be writing under that run's name.
         new, old = partial / f"new-{uuid.uuid4().hex[:8]}", partial / "old"
         _undo_swap(folder, old)
         for leftover in partial.iterdir():
             if leftover.is_dir() and not leftover.is_symlink():
-                # What that child still writes goes with `partial`; `old` has to make room now.
+                # Whatever such a child still writes is removed with `partial`; only `old` must be gone now.
                 shutil.rmtree(leftover, ignore_errors=leftover != old)
             elif leftover.name != LOCK:
                 leftover.unlink()
@@ -222,7 +222,7 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def recover(folder: Path) -> None:
-    """Undo and clear what a killed run left beside `folder`, as `staged` does, where nothing is to be written.
+    """Undo and remove what a killed run left next to `folder`, like `staged`, but without writing a folder.
 
     Raises ModelFolderError if another process is writing the folder.
     """
@@ -234,20 +234,20 @@ def recover(folder: Path) -> None:
 
 @contextmanager
 def fail_if_replaced(folder: Path, found: os.stat_result) -> Iterator[None]:
-    """Run a block that reads a folder, which was `found` before.
+    """Run a block that reads a folder; `found` is the folder's status from before the block.
 
-    Raises ModelFolderError if another one has taken its place by the end, whatever the block itself raises: that comes
-    of it.
+    Raises ModelFolderError if the folder has been replaced by the end of the block. It takes precedence over an error
+    of the block, which is then a consequence.
     """
     try:
         yield
     finally:
         if not (folder.exists() and os.path.samestat(folder.stat(), found)):
-            raise ModelFolderError(f"{folder} was replaced meanwhile: run this again")
+            raise ModelFolderError(f"{folder} was replaced while it was in use: run this again")
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether `check` has nothing to say against the folder."""
+    """Whether the folder passes `check`."""
     try:
         check(folder)
     except ModelFolderError:
@@ -256,7 +256,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def exists_error(folder: Path) -> ModelFolderError:
-    """The error for a folder that exists already; what it says depends on what the folder holds."""
+    """Return the error for a folder that already exists, worded for what it holds."""
     if not _is_ours_to_replace(folder):
         return ModelFolderError(
             f"{folder} exists and is not a model folder: move it away, or choose another --output-dir"
@@ -269,7 +269,7 @@ def exists_error(folder: Path) -> ModelFolderError:
 
 
 def write_info(folder: Path, *, model: str, precision: str, source: str, packages: dict[str, str]) -> None:
-    """Write model_info.json into a folder whose other files are all there."""
+    """Write model_info.json into a folder that has all its other files."""
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     info = ModelInfo(model, precision, source, packages, sizes)
@@ -277,7 +277,7 @@ def write_info(folder: Path, *, model: str, precision: str, source: str, package
 
 
 def _is_ours_to_replace(folder: Path) -> bool:
-    """Whether it is empty or holds at least a part of an OpenVINO model, and so not a checkpoint or somebody's work."""
+    """Whether the folder is empty or has a file of an OpenVINO model; if not, it may be a checkpoint or user files."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
@@ -290,22 +290,22 @@ def _partial(folder: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Make a folder that this process alone may use, and remove it with all that is in it."""
+    """Create a folder that only this process may use, and remove it with its content at the end."""
     lock_path = folder / LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock = lock_path.open("w")
         except FileNotFoundError:
-            continue  # the run before us has just removed its folder
+            continue  # the previous run has just removed its folder
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
-            raise ModelFolderError(f"{folder} is in use: another run is writing it, wait for its end") from None
+            raise ModelFolderError(f"{folder} is in use: another run is writing it; wait until it ends") from None
         if lock_path.exists() and lock_path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
             break
-        lock.close()  # of a file that the run before us has removed
+        lock.close()  # its file has been removed by the previous run
     try:
         yield
     finally:

@@ -43,15 +43,19 @@ def texts(name: str, prompts: list[str], says: str) -> BadRequest:
 BAD_REQUESTS = [
     texts("no prompt", [], "the request has no prompt"),
     texts("an empty prompt", ["Hello", ""], "prompt 2 of 2 is empty"),
-    texts("a null byte", ["a\0b"], "prompt 1 of 1 has a null byte"),
+    texts("a null byte", ["a\0b"], "prompt 1 of 1 contains a null byte"),
     texts("10,000 prompts", ["Hello"] * 10_000, "the request has 10000 prompts, but MAX_PROMPTS_PER_REQUEST is"),
     texts("longer than the context", ["word " * 8170], "tokens, but prompt and completion share a context of 8192"),
     texts("a batch too large", ["word " * 1000] * 20, "but MAX_PROMPT_TOKENS_PER_REQUEST is"),
     texts("megabytes of text", ["a" * 3_000_000], "pre_prompt has 3000004 bytes, more than MAX_PROMPT_TOKENS_PER_REQ"),
     BadRequest("no UTF-8", b"\2\0\0\0\xff\xfe", (1,), "BYTES", "element 1 of pre_prompt is not UTF-8"),
-    BadRequest("half a length", b"\1\0", (1,), "BYTES", "cut off: element 1 has no 4-byte length"),
+    BadRequest("half a length", b"\1\0", (1,), "BYTES", "truncated: element 1 lacks its 4-byte length"),
     BadRequest(
-        "a length too long", b"\xff\xff\xff\xffHi", (1,), "BYTES", "element 1 says 4294967295 bytes, 2 are left"
+        "a length too long",
+        b"\xff\xff\xff\xffHi",
+        (1,),
+        "BYTES",
+        "element 1 should have 4294967295 bytes, but 2 are left",
     ),
     BadRequest("too few elements", pack_texts(["Hi"]), (3,), "BYTES", "shape [3], but its data holds 1 elements"),
     BadRequest("another shape", pack_texts(["Hi"]), (1, 0), "BYTES", "shape [1, 0], but its data holds 1 elements"),

@@ -105,7 +105,7 @@ DAMAGES = {
     "no template": (removed("model_info.json", "chat_template.jinja"), "has no chat template"),
     "template that refuses a question": (
         with_refusing_template,
-        "can't be asked with a user's message: the model's chat",
+        "can't be used with a user's message: the model's chat",
     ),
     "configuration overwritten": (overwritten("config.json"), "model/config.json"),
     "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),
@@ -188,7 +188,7 @@ def test_a_system_prompt_that_the_template_refuses_is_named(folder):
     removed("model_info.json")(folder)
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}Hi"
     copied(folder, "chat_template.jinja").write_text(template)
-    with pytest.raises(ModelFolderError, match=r"can't be asked with SYSTEM_PROMPT.*no system role"):
+    with pytest.raises(ModelFolderError, match=r"can't be used with SYSTEM_PROMPT.*no system role"):
         loading.acquire(Settings(model_path=folder, system_prompt="Be brief."))
 
 

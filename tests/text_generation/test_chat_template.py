@@ -54,7 +54,7 @@ def test_where_a_template_is_found(tmp_path, files, expected):
         ({"tokenizer_config.json": {"chat_template": None}}, "has no chat template"),
         (
             {"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "a"}]}},
-            r"several chat templates \(rag\) and none called default",
+            r"several chat templates \(rag\), none of them named default",
         ),
         ({"tokenizer_config.json": "{"}, "tokenizer_config.json can't be read"),
         ({"tokenizer_config.json": "[]"}, "tokenizer_config.json is damaged"),

@@ -77,7 +77,7 @@ def test_missing_and_empty_files_are_named(folder: Path, name: str, with_info: b
     with pytest.raises(ModelFolderError, match=f"{name} has 0 bytes instead of"):
         model_folder.check(folder)
     (folder / name).unlink()
-    with pytest.raises(ModelFolderError, match=f"{name} is missing: copy or make"):
+    with pytest.raises(ModelFolderError, match=f"{name} is missing: copy or recreate"):
         model_folder.check(folder)
 
 
@@ -131,7 +131,7 @@ def test_context_length_goes_by_many_names(tmp_path: Path, config: dict, length:
 def test_model_without_a_context_length(tmp_path: Path, stated: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text(stated)
-    with pytest.raises(ModelFolderError, match="does not say how long a context"):
+    with pytest.raises(ModelFolderError, match="does not give the model's context length"):
         model_folder.context_length(tmp_path)
 
 
@@ -213,7 +213,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 def test_link_to_nothing_is_refused(tmp_path: Path, replace: bool) -> None:
     link = tmp_path / "model"
     link.symlink_to("nothing")
-    with pytest.raises(ModelFolderError, match="is a symlink to nothing"), model_folder.staged(link, replace=replace):
+    with pytest.raises(ModelFolderError, match="is a dangling symlink"), model_folder.staged(link, replace=replace):
         pytest.fail("nothing may be started")
     assert alone(link)
 
@@ -260,7 +260,7 @@ def test_folder_that_is_replaced_while_it_is_read(folder: Path) -> None:
                 write_model(new)
             raise FileNotFoundError("a file of the old folder")
 
-    with pytest.raises(ModelFolderError, match="model was replaced meanwhile: run this again"):
+    with pytest.raises(ModelFolderError, match="model was replaced while it was in use: run this again"):
         replace_it()
 
 

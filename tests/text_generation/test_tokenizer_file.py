@@ -37,7 +37,7 @@ def test_takes_the_text_as_it_is(tokenizer: Tokenizer, folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"\xff" * 100, b"{}", b"[" * 10_000])
 def test_damaged_tokenizer_is_named(folder: Path, content: bytes) -> None:
     (folder / "tokenizer.json").write_bytes(content)
-    with pytest.raises(ModelFolderError, match=r"tokenizer\.json is damaged .*: copy or make the folder again"):
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json is damaged .*: copy or recreate the folder"):
         tokenizer_file.load(folder)
 
 
@@ -78,7 +78,7 @@ class TestTokensOfChats:
     )
     def test_the_templates_own(self, tokenizer: Tokenizer, folder: Path, template: str) -> None:
         tokenizer.add_special_tokens(["<end>", "<far>"])
-        with pytest.raises(ModelFolderError, match=r"use the token '<far>' \(3\), which is beyond the 3"):
+        with pytest.raises(ModelFolderError, match=r"use the token '<far>' \(3\), but the model has only 3 tokens"):
             self.check(tokenizer.to_str(), folder, template, pad_token="<far>")
 
     def test_the_tokenizers_own(self, tokenizer: Tokenizer, folder: Path) -> None:
@@ -93,7 +93,7 @@ class TestTokensOfChats:
         with pytest.raises(ModelFolderError, match="use the token '<end>'"):
             self.check(tokenizer.to_str(), folder, eos_token=stated)
 
-    @pytest.mark.parametrize(("stated_id", "reason"), [(7, "beyond the 3"), (2, "the id 2, but leaves a gap")])
+    @pytest.mark.parametrize(("stated_id", "reason"), [(7, "has only 3 tokens"), (2, "the id 2, but leaves a gap")])
     def test_id_that_the_library_does_not_keep(
         self, tokenizer: Tokenizer, folder: Path, stated_id: int, reason: str
     ) -> None:

@@ -1,1 +1,1 @@
-"""From a checkpoint to a model folder: download, export, compress and rate it."""
+"""From a checkpoint to a model folder: download, export, compress and evaluate it."""

@@ -1,4 +1,4 @@
-"""Which checkpoints can become a model that answers, by their config.json alone."""
+"""Decides from a checkpoint's config.json alone whether its architecture can be exported and served."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -11,18 +11,18 @@ from text_generation.errors import first_line
 from text_generation.model_folder import context_length
 from text_generation.prepare.checkpoint import CheckpointError, code_error, read_json
 
-# Optimum 2.1.0 exports these with transformers up to 5.0 only; with the pinned release it does so rightly, by the tests
-# of architectures.
+# Optimum 2.1.0 claims to export these only with transformers up to 5.0, but does so correctly with the pinned release:
+# tests/test_architectures.py.
 _GEMMA = ("Gemma2OpenVINOConfig", "Gemma3TextOpenVINOConfig")
-# With MPT's attention biases OpenVINO GenAI 2026.4.1 gives other tokens than transformers and the other engine.
+# With MPT's attention biases, OpenVINO GenAI 2026.4.1 generates different tokens than transformers and Optimum.
 _ANSWERS_DIFFER = {"mpt"}
 
 
 def require_servable(checkpoint: Path) -> PretrainedConfig:
-    """The checkpoint's configuration, once it is clear that its architecture is one that can be exported and served.
+    """Check that the checkpoint's architecture can be exported and served, and return its configuration.
 
-    Raises CheckpointError for what transformers or Optimum do not know, for encoders and classifiers, and for models
-    that keep another state than a key-value cache.
+    Raises CheckpointError for architectures unknown to transformers or Optimum, for encoders and classifiers, and for
+    models that keep state other than a key-value cache.
     """
     from optimum.exporters.openvino.utils import SSM_MODELS
 
@@ -33,10 +33,10 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
             checkpoint, local_files_only=True, trust_remote_code=False
         )
         causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    except Exception as error:  # whatever stands in the file
+    except Exception as error:  # depends on the file's content
         if "auto_map" in stated:
             raise code_error(path) from error
-        raise CheckpointError(f"{path} describes no model that transformers knows: {first_line(error)}") from error
+        raise CheckpointError(f"{path} describes a model unknown to transformers: {first_line(error)}") from error
     code = stated.get("auto_map", {})
     known = {"AutoConfig": type(config).__name__, "AutoModelForCausalLM": causal.__name__ if causal else None}
     if any(auto in code and str(code[auto]).rpartition(".")[2] != name for auto, name in known.items()):
@@ -45,29 +45,29 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
     if config.is_encoder_decoder:
         reason = "has an encoder and a decoder"
     elif causal is None or not _generates(stated.get("architectures"), causal.__name__):
-        reason = "is not made to continue a text"
+        reason = "does not generate text"
     elif config.model_type in SSM_MODELS:
-        reason = "keeps another state than a key-value cache"
+        reason = "keeps state other than a key-value cache"
     elif config.model_type in _ANSWERS_DIFFER:
-        reason = "OpenVINO GenAI computes wrongly"
+        reason = "OpenVINO GenAI runs incorrectly"
     elif not is_exportable(config.model_type):
         reason = "can't be exported by Optimum"
     if reason:
         name = ", ".join(stated.get("architectures") or [config.model_type])
-        raise CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, take another one")
+        raise CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, use another one")
     context_length(checkpoint)
     return config
 
 
 def _generates(architectures: list[str] | None, causal: str) -> bool:
-    """Whether one of config.json's architectures has an output for text; many say what they do in their name alone."""
+    """Whether one of config.json's architectures generates text, which for many only the name shows."""
     return not architectures or any(
         name == causal or name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
     )
 
 
 def is_exportable(model_type: str) -> bool:
-    """Whether Optimum exports the architecture as a language model with a key-value cache, with this transformers."""
+    """Whether Optimum, with the installed transformers, exports the architecture with a key-value cache."""
     from optimum.exporters.openvino import model_configs
     from optimum.exporters.tasks import TasksManager
 

@@ -1,4 +1,5 @@
-"""A model folder, put together from what was found: first all that is small and tells what it is, then the weights."""
+"""Assembles a model folder from a checkpoint or an OpenVINO model: first the small files that describe it, then the
+weights."""
 
 import json
 from importlib.metadata import version
@@ -12,14 +13,14 @@ from text_generation.prepare.models import Model
 
 
 def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
-    """Take everything but the weights from a checkpoint, or from an OpenVINO model, into an existing `folder`.
+    """Copy or create everything but the weights of a checkpoint, or of an OpenVINO model, in an existing `folder`.
 
-    This is where a checkpoint that can't be served is told apart, before its weights are downloaded or loaded; `source`
-    need not have them yet. `model` is the listed model that it is meant to be. Returns what one should know of the
-    model, in sentences. Raises CheckpointError and ModelFolderError.
+    This rejects checkpoints that can't be served before their weights are downloaded or loaded; `source` need not have
+    them yet. `model` is the listed model that the checkpoint belongs to, if any. Returns notes for the user, as
+    sentences. Raises CheckpointError and ModelFolderError.
     """
     template = model.chat_template() if model else None
-    if source.suffix == ".gguf":  # one file, with all that is known in it
+    if source.suffix == ".gguf":  # a single file with everything in it
         from text_generation.prepare import gguf_tokenizer
 
         gguf_tokenizer.from_gguf(source, template).save_pretrained(folder)
@@ -34,12 +35,12 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
             architecture.require_servable(source).save_pretrained(folder)
             tokenizer.take(source, folder, template)
         return tokenizer.check_chat(folder)
-    except ModelFolderError as error:  # which is what `source` is to become, and nobody has seen yet
+    except ModelFolderError as error:  # about `folder`, which the user has never seen
         raise CheckpointError(str(error).replace(str(folder), str(source))) from error
 
 
 def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str, dict[str, str]]:
-    """Bring the weights, and what is made from the rest, into the folder after `describe`.
+    """Add the weights and the files generated from the others, after `describe`.
 
     Returns the model's precision and the releases of the packages that made it. Raises CheckpointError,
     ModelFolderError and MachineError.

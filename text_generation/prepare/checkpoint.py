@@ -1,4 +1,4 @@
-"""Checkpoints: weights, configuration and tokenizer as their makers publish them, before they become a model folder."""
+"""Checkpoints: weights, configuration and tokenizer as published, before they become a model folder."""
 
 import json
 import math
@@ -19,29 +19,29 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-# Where a quantized checkpoint says so: nearly all, MLX, older compressed-tensors; then AutoGPTQ and AutoAWQ of old.
+# Keys in config.json that mark a quantized checkpoint: of most formats, of MLX, and of older compressed-tensors.
 _QUANTIZATION_KEYS = ("quantization_config", "quantization", "compression_config")
-QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")
-# Tensors that no 16-bit checkpoint has: GPTQ and AWQ, compressed-tensors and FP8, bitsandbytes.
+QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # of older AutoGPTQ and AutoAWQ
+# Names of tensors in quantized checkpoints only: GPTQ and AWQ, compressed-tensors and FP8, bitsandbytes.
 _QUANTIZED_TENSOR = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|SCB|absmax|quant_map|weight\.(absmax|quant_\w+)\b.*)$"
 )
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be fetched or used; the message is one line that says what to do."""
+    """A checkpoint can't be downloaded or used; the message is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk, and where it came from: a folder in Hugging Face's format, an OpenVINO model, or a GGUF file."""
+    """A model on disk and its origin: a folder in Hugging Face's format, an OpenVINO model, or a GGUF file."""
 
     path: Path
     source: str
 
     @property
     def is_exported(self) -> bool:
-        """Whether it is an OpenVINO model already."""
+        """Whether this is already an OpenVINO model."""
         return is_exported(self.path)
 
 
@@ -51,14 +51,14 @@ def is_exported(folder: Path) -> bool:
 
 
 def from_folder(folder: Path) -> Checkpoint:
-    """A folder on the disk, with a checkpoint or an OpenVINO model in it."""
+    """Return the checkpoint or OpenVINO model in a folder."""
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the one that the checkpoint's files are in")
+        raise CheckpointError(f"{folder} is not a folder: give the folder that contains the checkpoint's files")
     return Checkpoint(folder, str(folder.resolve()))
 
 
 def require_apart(source: Path, destination: Path) -> None:
-    """Check that to write, or replace, the folder `destination` leaves the checkpoint folder `source` as it is.
+    """Check that writing or replacing the folder `destination` does not affect the checkpoint folder `source`.
 
     Raises CheckpointError.
     """
@@ -68,7 +68,7 @@ def require_apart(source: Path, destination: Path) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object that a file of a checkpoint holds. Raises CheckpointError where there is none."""
+    """Read the JSON object in a file of a checkpoint. Raises CheckpointError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,21 +76,21 @@ def read_json(path: Path) -> dict:
             f"{path} is missing: a checkpoint in Hugging Face's format, or an OpenVINO model, is needed"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): fetch the checkpoint again") from error
+        raise CheckpointError(f"{path} cannot be read ({error}): download the checkpoint again") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object: fetch the checkpoint again")
+        raise CheckpointError(f"{path} is not a JSON object: download the checkpoint again")
     return content
 
 
 def read_config(folder: Path) -> dict:
-    """Read and vet config.json and tokenizer_config.json; return the former.
+    """Read and check config.json and tokenizer_config.json; return the former.
 
-    Raises CheckpointError if one is missing or damaged, if the folder holds an adapter alone or quantized weights, or
-    if its tokenizer asks for code from the checkpoint to be run.
+    Raises CheckpointError if one is missing or damaged, if the folder holds only an adapter or quantized weights, or
+    if its tokenizer requires code from the checkpoint.
     """
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise CheckpointError(
-            f"{folder} holds an adapter (adapter_config.json) and no model: merge it into its base model, and take that"
+            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model and use the result"
         )
     tokenizer_config, config = (read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
     _require_unquantized(folder, config)
@@ -100,10 +100,10 @@ def read_config(folder: Path) -> dict:
 
 
 def code_error(path: Path) -> CheckpointError:
-    """The error for a file of a checkpoint that asks for code to be run."""
+    """Return the error for a file of a checkpoint that requires code to be run."""
     return CheckpointError(
-        f"{path} asks to run code that comes with the checkpoint (auto_map), which is never done: "
-        "use a checkpoint whose architecture transformers has built in"
+        f"{path} requires code from the checkpoint (auto_map), which is never run: "
+        "use a checkpoint whose architecture is built into transformers"
     )
 
 
@@ -128,16 +128,16 @@ def _require_unquantized_names(path: Path, names: Iterable[str]) -> None:
 
 def _quantized_error(path: Path, sign: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} says that the weights are quantized ({sign}), and such weights are not read: take the model's 16-bit "
+        f"{path} says that the weights are quantized ({sign}), which is not supported: use the model's 16-bit "
         "original, and compress_model.py for fewer bits"
     )
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the checkpoint's weights.
+    """Return the safetensors files that hold the checkpoint's weights.
 
-    Raises CheckpointError if there are none or one that the index lists is missing. Pickled weights do not count, since
-    to read them can mean to run code.
+    Raises CheckpointError if there are none, or if one listed in the index is missing. Pickled weights do not count,
+    because reading them can run code.
     """
     index = folder / "model.safetensors.index.json"
     if index.exists():
@@ -147,7 +147,7 @@ def weight_files(folder: Path) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise CheckpointError(
-                f"{path} is missing: fetch the checkpoint again, with its weights in safetensors format "
+                f"{path} is missing: download the checkpoint again, with its weights in safetensors format "
                 "(pickled .bin weights are not read, because they can run code)"
             )
     return paths
@@ -160,16 +160,16 @@ def _weight_map(index: Path) -> dict[str, str]:
             return weight_map
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         pass
-    raise CheckpointError(f"{index} is damaged: fetch the checkpoint again")
+    raise CheckpointError(f"{index} is damaged: download the checkpoint again")
 
 
 def parameter_count(checkpoint: Path) -> int:
-    """The number of parameters in a checkpoint, from the headers of its weight files alone.
+    """Count the parameters of a checkpoint, using only the headers of its weight files.
 
-    Raises CheckpointError if a file is truncated, is not what its name says, or holds quantized weights.
+    Raises CheckpointError if a file is truncated, is not a safetensors file, or holds quantized weights.
     """
     if checkpoint.suffix == ".gguf":
-        from gguf import GGUFReader  # brings numpy and tqdm: only where there is work
+        from gguf import GGUFReader  # imports numpy and tqdm, so only if it is needed
 
         return sum(int(tensor.n_elements) for tensor in GGUFReader(checkpoint).tensors)
     count = 0
@@ -180,7 +180,7 @@ def parameter_count(checkpoint: Path) -> int:
                 types = {name: weights.get_slice(name).get_dtype() for name in names if name.endswith(".weight")}
                 count += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is damaged or truncated ({error}): fetch the checkpoint again") from error
+            raise CheckpointError(f"{path} is damaged or truncated ({error}): download the checkpoint again") from error
         _require_unquantized_names(path, names)
         for name, element_type in types.items():
             if element_type not in _FLOATS:

@@ -1,6 +1,7 @@
 """FP32 model folder -> the same model with its weights in FP16, INT8 or INT4.
 
-What the numbers mean: https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/weight-compression.html
+The parameters are explained in
+https://docs.openvino.ai/2026/openvino-workflow/model-optimization-guide/weight-compression.html
 """
 
 import json
@@ -24,17 +25,17 @@ from text_generation.prepare.progress import growth
 def compress(
     source: Path, folder: Path, precision: str, recipe: Int4Recipe | None = None, *, calibrate: bool = False
 ) -> None:
-    """Write the model of the folder `source`, at another precision, with all its other files into an existing `folder`.
+    """Write the model of the folder `source` at another precision, with all its other files, into an existing `folder`.
 
-    INT4 goes by `recipe`, or else by the one for all models. With `calibrate`, its scales are chosen by AWQ
-    (https://arxiv.org/abs/2306.00978) and scale estimation from what the model computes on the bundled chats, which
-    costs time and memory and keeps more of the quality.
+    INT4 uses `recipe`, or the general one. With `calibrate`, AWQ (https://arxiv.org/abs/2306.00978) and scale
+    estimation choose its scales from the model's activations on the bundled chats, which takes more time and memory and
+    preserves more of the quality.
 
     Raises ModelFolderError if the original is damaged and MachineError if there is too little memory to calibrate.
     """
     if calibrate and precision == "INT4" and available_memory() < (needed := memory_needed(source)):
         raise MachineError(
-            f"too little memory to calibrate: running the FP32 model takes {gigabytes(needed)}; leave out --calibrate"
+            f"too little memory to calibrate: running the FP32 model takes {gigabytes(needed)}; omit --calibrate"
         )
     for path in source.iterdir():
         if not path.is_dir() and path.name not in (MODEL_INFO, "openvino_model.xml", "openvino_model.bin"):
@@ -42,7 +43,7 @@ def compress(
     try:
         model = ov.Core().read_model(source / "openvino_model.xml")
     except RuntimeError as error:
-        raise ModelFolderError(f"{source / 'openvino_model.xml'} is damaged: make the folder again") from error
+        raise ModelFolderError(f"{source / 'openvino_model.xml'} is damaged: recreate the folder") from error
     if precision == "INT8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif precision == "INT4":
@@ -58,7 +59,7 @@ def compress(
             scale_estimation=chosen.scale_estimation,
             dataset=nncf.Dataset(samples) if samples else None,
             subset_size=len(samples) if samples else 128,
-            # Layers that groups of this size do not divide get smaller ones.
+            # Layers not divisible into groups of this size get smaller groups.
             advanced_parameters=nncf.AdvancedCompressionParameters(
                 group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
             ),
@@ -76,7 +77,7 @@ def _samples(folder: Path, model: ov.Model) -> list[dict[str, np.ndarray]]:
         try:
             prompt = template.render(chat)
         except TemplateRefused as error:
-            raise ModelFolderError(f"{folder} can't be calibrated: {error}; leave out --calibrate") from error
+            raise ModelFolderError(f"{folder} can't be calibrated: {error}; omit --calibrate") from error
         token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
         samples.append(language_model_inputs(model, np.array([token_ids])))
     return samples

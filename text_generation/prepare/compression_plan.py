@@ -1,4 +1,4 @@
-"""What a compression makes, keeps and replaces, decided before any of it is begun."""
+"""Plans which folders a compression creates, keeps and replaces, before any work starts."""
 
 import os
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from text_generation import model_folder, tokenizer_file
 from text_generation.prepare import machine
 
 FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
-# What can be made of weights at a precision; fewer bits than these are not compressed again.
+# What weights of each precision can be compressed to; weights with fewer bits are not compressed again.
 MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
-# The most that each takes on the disk, as a share of the FP32 weights.
+# Upper bounds of the size on disk, as shares of the FP32 weights.
 SIZE_SHARES = {"FP16": 0.51, "INT8": 0.27, "INT4": 0.25}
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionPlan:
-    """The folders by precision, and which of them are to be made; `found` is the original as it was then."""
+    """The folders by precision, and those to be created; `found` is the status of the original when planned."""
 
     original: Path
     found: os.stat_result
@@ -27,24 +27,24 @@ class CompressionPlan:
 
     @property
     def kept(self) -> list[Path]:
-        """The folders that stay as they are."""
+        """The existing folders that are kept."""
         return [folder for precision, folder in self.folders.items() if precision not in self.missing]
 
     def require_disk(self) -> None:
-        """Raise MachineError where what is missing would not fit on the disk."""
+        """Raise MachineError if the missing folders would not fit on the disk."""
         weights = (self.original / "openvino_model.bin").stat().st_size * (1 if self.precision == "FP32" else 2)
         shares = sum(SIZE_SHARES[precision] for precision in self.missing)
         machine.require_disk([(self.original.parent, int(shares * weights))])
 
 
 def plan_compression(original: Path, precisions: list[str] | None, *, replace: bool) -> CompressionPlan:
-    """Plan these precisions of a model folder, or all that can be made of it; with `replace`, existing ones too.
+    """Plan these precisions of a model folder, or all possible ones; with `replace`, also those that exist.
 
-    Raises ModelFolderError where there is nothing to do, or where it can't be done.
+    Raises ModelFolderError if there is nothing to do or if the original can't be compressed.
     """
     if not original.exists():
         raise model_folder.ModelFolderError(
-            f"{original} is not there: run download_model.py --model {original.name} first"
+            f"{original} does not exist: run download_model.py --model {original.name} first"
         )
     found = original.stat()
     info = model_folder.check(original)
@@ -53,10 +53,10 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
     wanted = precisions or makeable
     if not wanted or not set(wanted) <= set(makeable):
         raise model_folder.ModelFolderError(
-            f"{original} holds weights in {precision}, no base for {' and '.join(wanted or FOLDER_SUFFIXES)}: "
+            f"{original} holds weights in {precision}, which can't become {' or '.join(wanted or FOLDER_SUFFIXES)}: "
             "serve it as it is, or recreate it with download_model.py"
         )
-    tokenizer_file.load(original)  # which is needed at the end only
+    tokenizer_file.load(original)  # used only at the end, so check it now
     folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in wanted}
     for folder in folders.values():
         model_folder.recover(folder)
@@ -68,11 +68,12 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
 
 
 def _require_kept(folder: Path, plan: CompressionPlan) -> None:
-    """Raise ModelFolderError where the folder can't stay beside those that are made."""
+    """Raise ModelFolderError if the folder can't be kept alongside the new ones."""
     if not (plan.missing and model_folder.is_complete(folder)):
         raise model_folder.exists_error(folder)
     kept = model_folder.read(folder)
     if plan.info and kept and kept.source != plan.info.source:
         raise model_folder.ModelFolderError(
-            f"{folder} was made from {kept.source}, and {plan.original} from {plan.info.source}; --force recreates it"
+            f"{folder} was made from {kept.source}, but {plan.original} from {plan.info.source}: use --force to "
+            "recreate it"
         )

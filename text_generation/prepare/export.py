@@ -1,4 +1,4 @@
-"""Checkpoint -> model folder: an OpenVINO IR of a stateful model in FP32, with all that is needed to serve it."""
+"""Checkpoint -> model folder: the stateful model as an OpenVINO IR in FP32."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from text_generation.prepare.machine import MachineError, available_memory, giga
 from text_generation.prepare.progress import growth
 
 TASK = "text-generation-with-past"
-# Buffers that older checkpoints carry, and that models compute by themselves.
+# Buffers in older checkpoints that models now compute themselves.
 _COMPUTED = re.compile(r"(\.rotary_emb\.(inv_freq|cos_cached|sin_cached)|\.masked_bias|position_ids)$")
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch")
 
@@ -24,9 +24,9 @@ PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", 
 def export_checkpoint(checkpoint: Path, folder: Path) -> None:
     """Export the model of a checkpoint (a folder with safetensors, or a GGUF file) into an existing `folder`.
 
-    The weights become FP32 while they are loaded and the IR shares their memory, so that the peak is little more than
-    one copy of them. Raises CheckpointError if the checkpoint cannot be exported and MachineError if the machine is
-    too small.
+    The weights are converted to FP32 while they are loaded, and the IR shares their memory, so the peak is little more
+    than one copy of them. Raises CheckpointError if the checkpoint can't be exported, and MachineError if there is too
+    little memory or disk space.
     """
     size = 4 * parameter_count(checkpoint)
     require_disk([(folder, size)])
@@ -39,9 +39,9 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> None:
     try:
         model = _load_model(checkpoint)
         with growth(folder / "openvino_model.bin", "Exporting", size):
-            # None for preprocessors would have Optimum look for them at the Hub.
+            # With None, Optimum would look for preprocessors on the Hub.
             export_from_model(model, folder, task=TASK, stateful=True, preprocessors=[])
-    except Exception as error:  # three libraries stand behind this, each with errors of its own
+    except Exception as error:  # three libraries are involved, each with errors of its own
         if isinstance(error, CheckpointError | MemoryError) or is_failed_write(error):
             raise
         raise CheckpointError(f"{checkpoint} cannot be exported: {first_line(error)}") from error
@@ -78,32 +78,32 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
     if loaded["mismatched_keys"]:
         raise CheckpointError(
             f"{checkpoint} holds weights of other sizes than its config.json says: "
-            f"{_names({name for name, *_ in loaded['mismatched_keys']})}; take a checkpoint whose parts belong together"
+            f"{_names({name for name, *_ in loaded['mismatched_keys']})}; use a checkpoint whose files belong together"
         )
     if loaded["missing_keys"]:  # these would be random numbers
-        raise CheckpointError(f"{checkpoint} lacks the weights {_names(loaded['missing_keys'])}: fetch it again")
+        raise CheckpointError(f"{checkpoint} lacks the weights {_names(loaded['missing_keys'])}: download it again")
     homeless = {name for name in loaded["unexpected_keys"] if not _COMPUTED.search(name)}
     if homeless:
         adapter = any("lora_" in name for name in homeless)
         raise CheckpointError(
-            f"{checkpoint} holds weights that its architecture, as its config.json describes it, has no place for: "
+            f"{checkpoint} holds weights that its architecture, as described by its config.json, has no place for: "
             f"{_names(homeless)}; "
-            + ("merge the adapter into the model first" if adapter else "take a checkpoint whose config.json fits it")
+            + ("merge the adapter into the model first" if adapter else "use a checkpoint whose config.json fits it")
         )
     return model
 
 
 def _names(weights: set[str]) -> str:
-    """A few of them, and how many there are."""
+    """List the first few names and how many more there are."""
     shown = sorted(weights)[:3]
     return ", ".join(shown) + (f" and {len(weights) - len(shown)} more" if len(weights) > len(shown) else "")
 
 
 def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All weights in FP32.
+    """Load all weights in FP32.
 
-    from_pretrained would keep the whole files mapped until the last weight is converted, and with 16-bit weights they
-    add half to the peak. A file opened once per weight is in memory no longer than that weight.
+    from_pretrained would keep whole files mapped until the last weight is converted, which adds half to the peak for
+    16-bit weights. Opening the file once per weight releases its memory after each weight.
     """
     weights = {}
     with tqdm(desc="Loading", total=4 * parameter_count(checkpoint), unit="B", unit_scale=True, disable=None) as bar:

@@ -1,7 +1,7 @@
 """A byte-level BPE tokenizer built from the fields of a GGUF file.
 
-`AutoTokenizer.from_pretrained(..., gguf_file=...)` of transformers 5.5 gives a broken one for SmolLM2 (its text is full
-of byte symbols and the model answers nonsense), so the tokenizer is put together here from what the file says.
+For SmolLM2, `AutoTokenizer.from_pretrained(..., gguf_file=...)` of transformers 5.5 returns a broken tokenizer: its
+text is full of byte symbols and the model answers nonsense.
 Field names and token types: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 def from_gguf(path: Path, fallback_template: str | None = None) -> PreTrainedTokenizerFast:
     """Build the tokenizer that the model in the GGUF file was trained with.
 
-    Raises ValueError if the file's tokenizer is not a byte-level BPE split the way SmolLM's is.
+    Raises ValueError if the file's tokenizer is not a byte-level BPE with SmolLM's pre-tokenization.
     """
     fields = GGUFReader(path).fields
 
@@ -26,7 +26,7 @@ def from_gguf(path: Path, fallback_template: str | None = None) -> PreTrainedTok
 
     kind = field("ggml.model"), field("ggml.pre")
     if kind != ("gpt2", "smollm"):
-        raise ValueError(f"{path}: a tokenizer of the kind {kind} is not supported, only ('gpt2', 'smollm')")
+        raise ValueError(f"{path}: unsupported tokenizer kind {kind}, only ('gpt2', 'smollm') is supported")
 
     tokens = field("ggml.tokens")
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}

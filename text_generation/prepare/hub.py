@@ -1,6 +1,6 @@
-"""Download of checkpoints from the Hugging Face Hub.
+"""Downloads checkpoints from the Hugging Face Hub.
 
-HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and its other settings are huggingface_hub's own:
+HF_TOKEN, HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and other settings are handled by huggingface_hub:
 https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
 """
 
@@ -36,7 +36,7 @@ from text_generation.prepare.checkpoint import (
 from text_generation.prepare.hub_errors import explained
 from text_generation.prepare.machine import require_disk
 
-# Data only: no Python files, no pickled weights, nothing from subfolders. Large is what is fetched last.
+# Data only: no Python files, no pickled weights, nothing from subfolders. The large files are downloaded last.
 LARGE_FILES = ["model*.safetensors", "openvino_model.bin"]
 SMALL_FILES = [
     "config.json",
@@ -54,17 +54,17 @@ FILES, SUBFOLDERS = [*SMALL_FILES, *LARGE_FILES], "*/*"
 
 
 def download(repository: str, revision: str, destination: Path, describe: Callable[[Path], None]) -> Checkpoint:
-    """Download a repository's checkpoint, or its OpenVINO model, into the Hub's cache, or take it from there.
+    """Download a repository's checkpoint or OpenVINO model into the Hub's cache, unless it is there already.
 
-    `describe` is given the folder with all files but the large ones, and raises where they are not worth having.
-    `destination` is where the model will be written: room for it and for what is still to be downloaded is checked
-    before the download. Every file is checked against the size and the hash that the Hub gives for it.
+    `describe` is called with the folder once all but the large files are there, and raises if the large ones should not
+    be downloaded. `destination` is where the model will be written: disk space for it and for the remaining download is
+    checked first. Every file is checked against the size and hash that the Hub reports.
 
-    Raises CheckpointError, and MachineError if the disk is too small.
+    Raises CheckpointError, and MachineError if there is too little disk space.
     """
     token = get_token() or ""
     if not (token.isascii() and token.isprintable()):
-        raise CheckpointError("HF_TOKEN holds characters that no token has: copy the token again, or unset it")
+        raise CheckpointError("HF_TOKEN contains invalid characters: copy the token again, or unset it")
     plan = _plan(repository, revision)
     if plan is None:
         with explained(repository, revision):
@@ -88,8 +88,8 @@ def download(repository: str, revision: str, destination: Path, describe: Callab
     describe(folder)
     if not large:
         raise CheckpointError(
-            f"{repository} lacks a file that is needed: its weights, in safetensors format or as an OpenVINO model "
-            "(pickled .bin weights are not read, because they can run code); take another revision or repository"
+            f"{repository} lacks a required file: its weights, in safetensors format or as an OpenVINO model "
+            "(pickled .bin weights are not read, because they can run code); use another revision or repository"
         )
     missing = sum(file.file_size for file in large if file.will_download)
     size = sum(file.file_size for file in large) * 4 // _itemsize(folder)
@@ -99,10 +99,10 @@ def download(repository: str, revision: str, destination: Path, describe: Callab
 
 
 def _plan(repository: str, revision: str) -> list[DryRunFileInfo] | None:
-    """What there is to download; None where the Hub is not to be reached, or not to be asked, but the cache can do."""
+    """List the files to download; None if the Hub is unreachable or disabled but the cache may have them."""
     with explained(repository, revision):
         with contextlib.suppress(RemoteEntryNotFoundError):
-            hf_hub_download(repository, "config.json", revision=revision)  # whose errors say more than a plan's
+            hf_hub_download(repository, "config.json", revision=revision)  # its errors say more than a dry run's
         try:
             plan = snapshot_download(
                 repository, revision=revision, dry_run=True, allow_patterns=FILES, ignore_patterns=SUBFOLDERS
@@ -111,18 +111,18 @@ def _plan(repository: str, revision: str) -> list[DryRunFileInfo] | None:
             return None
     plan.sort(key=lambda file: file.filename)
     names = {file.filename for file in plan}
-    if "openvino_model.xml" in names:  # then it is the model, and a checkpoint beside it is not needed
+    if "openvino_model.xml" in names:  # then the checkpoint beside it is not needed
         return [file for file in plan if not fnmatch(file.filename, "model*.safetensors*")]
     if not names & {"config.json", "adapter_config.json"}:
         raise CheckpointError(
-            f"{repository} lacks a file that is needed: config.json of a checkpoint, or openvino_model.xml of an "
-            "OpenVINO model; take the original model's repository, or another revision"
+            f"{repository} lacks a required file: config.json of a checkpoint, or openvino_model.xml of an "
+            "OpenVINO model; use the original model's repository, or another revision"
         )
     return plan
 
 
 def _fetch(repository: str, revision: str, files: list[DryRunFileInfo]) -> Path:
-    """Get these files into the cache, in this thread, so that an interrupt ends it at once; the folder they are in."""
+    """Download these files into the cache and return their folder; in this thread, so that Ctrl-C ends it at once."""
     with explained(repository, revision):
         for file in files:
             path = Path(hf_hub_download(repository, file.filename, revision=file.commit_hash))
@@ -131,34 +131,34 @@ def _fetch(repository: str, revision: str, files: list[DryRunFileInfo]) -> Path:
 
 
 def _itemsize(folder: Path) -> int:
-    """Bytes of a weight in the files, 4 where they stay as large as they are: an OpenVINO model is only copied."""
+    """Return the bytes per weight in the files; 4, as in the result, for an OpenVINO model, which is only copied."""
     if is_exported(folder):
         return 4
     config = read_json(folder / "config.json")
-    # Without a dtype the weights are taken for 16 bits, as published ones mostly are.
+    # Most published weights have 16 bits, so that is assumed if there is no dtype.
     return BYTES_PER_DTYPE.get(str(config.get("dtype", config.get("torch_dtype"))), 2)
 
 
 def page(repository: str) -> str:
-    """The address of a repository, at the Hub or at what stands in for it (HF_ENDPOINT)."""
+    """Return the URL of a repository on the Hub, or on its substitute (HF_ENDPOINT)."""
     return f"{constants.ENDPOINT}/{repository}"
 
 
 def _remove_dead_downloads(repository: str) -> None:
-    """Remove what killed downloads left in the cache; huggingface_hub 1.21 never resumes them, nor removes them."""
+    """Remove what killed downloads left in the cache; huggingface_hub 1.21 neither resumes nor removes it."""
     cache = Path(constants.HF_HUB_CACHE)
     name = repo_folder_name(repo_id=repository, repo_type="model")
     for partial in (cache / name / "blobs").glob("*.incomplete"):
         lock = cache / ".locks" / name / f"{partial.name.partition('.')[0]}.lock"
-        with contextlib.suppress(Timeout), FileLock(lock, blocking=False):  # or else another run is downloading it
+        with contextlib.suppress(Timeout), FileLock(lock, blocking=False):  # if locked, another run is downloading it
             partial.unlink(missing_ok=True)
 
 
 def _verify(repository: str, path: Path) -> None:
-    """Compare a file of the cache with its hash: SHA-256 for what the Hub calls large, Git's hash of a blob for others.
+    """Check a file of the cache against its hash: SHA-256 for the Hub's large files, Git's blob hash for others.
 
-    The cache keeps a file under its hash, with a symlink to it, or, where there are no symlinks (some file systems, or
-    HF_HUB_DISABLE_SYMLINKS), under its own name alone; the Hub is asked then.
+    The cache stores a file under its hash and links to it by name. Without symlinks (on some file systems, or with
+    HF_HUB_DISABLE_SYMLINKS) it stores the file only by name, and the hash is requested from the Hub.
     """
     expected = path.resolve().name
     if expected == path.name:
@@ -169,7 +169,7 @@ def _verify(repository: str, path: Path) -> None:
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     else:
         raise CheckpointError(
-            f"{constants.ENDPOINT} gives no hash to check {path.name} with: use another HF_ENDPOINT, or give the "
+            f"{constants.ENDPOINT} provides no hash to check {path.name}: use another HF_ENDPOINT, or give the "
             "checkpoint's folder with --source"
         )
     with path.open("rb") as file:

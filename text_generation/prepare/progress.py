@@ -1,4 +1,4 @@
-"""Progress of work that reports none itself, seen in the files that it writes."""
+"""Progress of work that reports none itself, measured by the size of the files that it writes."""
 
 import threading
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 @contextmanager
 def growth(path: Path, label: str, total: int | None = None) -> Iterator[None]:
-    """Show a bar with the size in bytes of a file or folder that grows to `total` while the block runs.
+    """Show a progress bar with the size of a file or folder, which grows to `total` bytes while the block runs.
 
-    Nothing is shown where standard error is not a terminal.
+    Nothing is shown if standard error is not a terminal.
     """
     done = threading.Event()
     bar = tqdm(desc=label, total=total, unit="B", unit_scale=True, disable=None)
@@ -39,4 +39,4 @@ def _size(path: Path) -> int:
             return sum(_size(child) for child in path.iterdir())
         return path.stat().st_size
     except FileNotFoundError:
-        return 0  # not there yet, or no longer
+        return 0  # not created yet, or already removed

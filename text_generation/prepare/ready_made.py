@@ -1,4 +1,4 @@
-"""An OpenVINO model that somebody has exported already -> model folder, without torch and without the FP32 weights."""
+"""Already exported OpenVINO model -> model folder, without torch and without the FP32 weights."""
 
 import json
 import os
@@ -20,10 +20,11 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def take(source: Path, folder: Path, fallback_template: str | None) -> None:
-    """Copy all that the model folder needs from `source`, but for the weights.
+    """Copy everything but the weights from `source` to the model folder.
 
-    What an exporter may have left out, end tokens in generation_config.json and the tokenizer as an OpenVINO model, is
-    made from the rest. Raises CheckpointError, or ModelFolderError where the model keeps no key-value cache.
+    Files that an exporter may have omitted (generation_config.json with the end tokens, and the tokenizer as an
+    OpenVINO model) are generated from the others. Raises CheckpointError, or ModelFolderError if the model keeps no
+    key-value cache.
     """
     model_folder.read_ir(source)
     config = read_json(source / "config.json")
@@ -41,10 +42,10 @@ def take(source: Path, folder: Path, fallback_template: str | None) -> None:
 def copy_weights(source: Path, folder: Path) -> None:
     """Copy the weights, after `take`.
 
-    Raises CheckpointError where they are missing, and MachineError where there is too little disk.
+    Raises CheckpointError if they are missing, and MachineError if there is too little disk space.
     """
     if not (source / WEIGHTS).exists():
-        raise CheckpointError(f"{source / WEIGHTS} is missing: fetch the OpenVINO model again")
+        raise CheckpointError(f"{source / WEIGHTS} is missing: download the OpenVINO model again")
     size = (source / WEIGHTS).stat().st_size
     require_disk([(folder, size)])
     with growth(folder / WEIGHTS, "Copying", size):
@@ -52,7 +53,7 @@ def copy_weights(source: Path, folder: Path) -> None:
 
 
 def _convert_tokenizer(folder: Path) -> None:
-    """Make the tokenizer as an OpenVINO model, in a process that doesn't import torch."""
+    """Convert the tokenizer to an OpenVINO model, in a process that does not import torch."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "text_generation.prepare.commands.convert_tokenizer", str(folder.resolve())],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

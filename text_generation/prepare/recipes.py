@@ -1,12 +1,12 @@
-"""Which recipe takes a model's weights to 4 bits: the model's own, Optimum's, or one for all."""
+"""Chooses the recipe for compressing a model to 4 bits: the model's own, Optimum's, or a general one."""
 
 from text_generation.prepare.models import MODELS, HubRepository, Int4Recipe
 
 
 def int4_recipe(name: str, source: str | None = None) -> Int4Recipe:
-    """The recipe for the model in the folder `name`, made from `source` (ORG/NAME@commit, or a path).
+    """Return the recipe for the model in the folder `name`, made from `source` (ORG/NAME@commit, or a path).
 
-    Optimum's table is of recipes that its makers have measured; their data sets give way to the bundled chats.
+    Optimum's table contains recipes that its authors have measured; their data sets are replaced by the bundled chats.
     """
     model = MODELS.get(name)
     if model is not None and model.int4 is not None:
@@ -20,7 +20,7 @@ def _optimums(repository: str) -> Int4Recipe | None:
     from optimum.intel.openvino.configuration import OVQuantizationMethod, get_default_quantization_config
 
     config = get_default_quantization_config(repository, weight_format="int4")
-    if config is None or config.get("bits") != 4:  # some are of several models that work together
+    if config is None or config.get("bits") != 4:  # some are for pipelines of several models
         return None
     awq = config.get("quant_method") == OVQuantizationMethod.AWQ
     measured = "dataset" in config

@@ -1,4 +1,4 @@
-"""How the model commands behave towards the one who runs them: few lines of their own, and one line for an error."""
+"""Runs a model command so that the console shows only its own few lines, and one line for an error."""
 
 import logging
 import os
@@ -14,10 +14,10 @@ from text_generation.prepare.machine import MachineError, is_failed_write
 
 
 def run(command: Callable[[], None]) -> None:
-    """Run a command to its end, or end the process with exit code 1 and one line that says what to do.
+    """Run a command; on an error, end the process with exit code 1 and one line that says what to do.
 
-    SIGTERM ends it as Ctrl-C does, so that nothing is left behind when a container is stopped. Where nobody reads the
-    output any more, it ends with a shell's code for that.
+    SIGTERM is handled like Ctrl-C, so that nothing is left behind when a container is stopped. If nobody reads the
+    output any more, the exit code is the shell's for SIGPIPE.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _open_closed_outputs()
@@ -27,21 +27,21 @@ def run(command: Callable[[], None]) -> None:
         command()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        _fail("interrupted; nothing unfinished is left behind")
+        _fail("interrupted; unfinished files were removed")
     except (CheckpointError, MachineError, ModelFolderError) as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
         _fail(f"{error}: pip install -r requirements.txt")
     except (BrokenPipeError, SystemExit):
-        # SystemExit is how rich, which draws nncf's progress, puts it. What is still to be written would fail once more
-        # when Python flushes it at its end.
+        # rich, which draws nncf's progress bars, raises SystemExit for a broken pipe. The output is redirected because
+        # Python's flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except MemoryError:
         _fail("out of memory: use a larger machine, or stop other programs")
     except Exception as error:
         if is_failed_write(error):
-            _fail("the disk is full or a quota is reached: make room, then run this again")
+            _fail("the disk is full or a quota is exceeded: make room, then run this again")
         if isinstance(error, OSError):
             _fail(f"{error}: check the path and its permissions")
         raise
@@ -52,8 +52,8 @@ def _fail(message: str) -> None:
 
 
 def _open_closed_outputs() -> None:
-    """Open what a shell has closed (2>&-), which is None to Python, and whose number the next file would get: what the
-    libraries write to standard error would end up in a model.
+    """Open the outputs that a shell has closed (2>&-). Otherwise the next file opened would get their number, and what
+    libraries write to standard error could end up in a model.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -61,23 +61,23 @@ def _open_closed_outputs() -> None:
 
 
 def _check_endpoint() -> None:
-    """Refuse an HF_ENDPOINT that huggingface_hub can't be imported with; nearly all libraries here import it."""
+    """Reject an HF_ENDPOINT with which importing huggingface_hub, as nearly all libraries here do, would fail."""
     endpoint = os.environ.get("HF_ENDPOINT", "")
     try:
         _ = urlsplit(endpoint).port
     except ValueError as error:
-        _fail(f"HF_ENDPOINT={endpoint} is not an address ({error}): correct it, or unset it")
+        _fail(f"HF_ENDPOINT={endpoint} is not a valid URL ({error}): correct it, or unset it")
 
 
 def _quiet_libraries() -> None:
-    """Keep the console for the command: the libraries' warnings here concern their developers."""
+    """Keep the console free for the command; the libraries' warnings only concern developers."""
     warnings.simplefilter("ignore")
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     for name in ("nncf", "openvino", "optimum", "torch"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
-        # nncf sets its own level when it is imported
+        # nncf resets its level when it is imported
         logger.addFilter(lambda record: record.levelno >= logging.ERROR)
     logging.getLogger().addHandler(logging.NullHandler())  # some log to the root, which would print it
     if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and chat template, taken into a model folder as they were published."""
+"""Copies a checkpoint's tokenizer and chat template into a model folder, unchanged."""
 
 import shutil
 from pathlib import Path
@@ -13,14 +13,14 @@ from text_generation.prepare.checkpoint import TOKENIZER_FILES, CheckpointError,
 def take(checkpoint: Path, folder: Path, fallback_template: str | None) -> None:
     """Copy the tokenizer's files from a checkpoint folder to the model folder, byte for byte.
 
-    `fallback_template` is the chat template where the checkpoint has none. Raises CheckpointError where there is no
-    tokenizer.json, or no template at all.
+    `fallback_template` is used if the checkpoint has no chat template. Raises CheckpointError if there is no
+    tokenizer.json or no template at all.
     """
     if not (checkpoint / "tokenizer.json").exists():
         found = "only a sentencepiece model" if (checkpoint / "tokenizer.model").exists() else "no tokenizer.json"
         raise CheckpointError(
-            f"{checkpoint} has {found}, and only tokenizer.json tells how a text becomes tokens: take a revision, or a "
-            "copy of the model, that has one"
+            f"{checkpoint} has {found}, but tokenizer.json is required: use a revision, or a copy of the model, that "
+            "has one"
         )
     for name in TOKENIZER_FILES:
         if (checkpoint / name).exists():
@@ -29,7 +29,7 @@ def take(checkpoint: Path, folder: Path, fallback_template: str | None) -> None:
         if fallback_template is None:
             raise CheckpointError(
                 f"{checkpoint} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json): "
-                "take the model's chat or instruct version"
+                "use the model's chat or instruct version"
             )
         (folder / "chat_template.jinja").write_text(fallback_template, encoding="utf-8")
 
@@ -42,9 +42,9 @@ def _has_chat_template(checkpoint: Path) -> bool:
 
 
 def check_chat(folder: Path) -> list[str]:
-    """Check that questions can be put to the folder's model: that its template renders one, from tokens that it has.
+    """Check that the folder's template can render a question, using only tokens that the model has.
 
-    Returns what one should know of it, in sentences. Raises ModelFolderError.
+    Returns notes for the user, as sentences. Raises ModelFolderError.
     """
     template = ChatTemplate.load(folder)
     question: Message = {"role": "user", "content": "Hi"}
@@ -57,27 +57,27 @@ def check_chat(folder: Path) -> list[str]:
     try:
         template.render([system, question])
     except TemplateRefused as error:
-        return [f"The chat template of this model takes no system message ({error}): leave SYSTEM_PROMPT unset"]
+        return [f"The chat template of this model accepts no system message ({error}): leave SYSTEM_PROMPT unset"]
     return []
 
 
 def write_openvino_tokenizer(folder: Path) -> None:
-    """Make openvino_tokenizer and openvino_detokenizer, which GenAI loads, of the folder's tokenizer.json itself.
+    """Convert the folder's tokenizer.json to openvino_tokenizer and openvino_detokenizer, which GenAI loads.
 
-    Raises CheckpointError where OpenVINO has no counterpart for something in it.
+    Raises CheckpointError if OpenVINO does not support something in it.
     """
     import openvino as ov
     from openvino_tokenizers import convert_tokenizer
     from transformers import PreTrainedTokenizerFast
 
     try:
-        # Not AutoTokenizer, which builds another tokenizer than the file's where a class is named after a model.
+        # Not AutoTokenizer, which does not use tokenizer.json as it is if there is a class for the model.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         models = convert_tokenizer(tokenizer, with_detokenizer=True)
-    except Exception as error:  # two libraries stand behind this, each with errors of its own
+    except Exception as error:  # two libraries are involved, each with errors of its own
         raise CheckpointError(
-            f"the tokenizer in {folder / 'tokenizer.json'} has no counterpart in OpenVINO: {first_line(error)}"
+            f"the tokenizer in {folder / 'tokenizer.json'} is not supported by OpenVINO: {first_line(error)}"
         ) from error
     for model, name in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
         ov.save_model(model, folder / f"{name}.xml")

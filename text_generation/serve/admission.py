@@ -1,4 +1,4 @@
-"""Who may run now, who waits, who is turned away."""
+"""Admission control: which requests run, wait, or are refused."""
 
 import math
 import threading
@@ -11,7 +11,7 @@ from text_generation.errors import BusyError
 
 
 class Place:
-    """A request's place among those that run, or in the queue until it is its turn."""
+    """A request's place among the running requests or, until its turn comes, in the queue."""
 
     def __init__(self, tokens: int, timeout_s: float):
         self.tokens = tokens
@@ -20,7 +20,7 @@ class Place:
         self._deadline = time.monotonic() + timeout_s
 
     def wait(self, seconds: float) -> bool:
-        """Whether the request may run, after so many seconds at most; BusyError once it has waited too long in all."""
+        """Wait at most this long and return whether the request may run; BusyError once its total wait is too long."""
         left = max(self._deadline - time.monotonic(), 0)
         if self.turn.wait(min(left, seconds)):
             return True
@@ -30,9 +30,9 @@ class Place:
 
 
 class Admission:
-    """Places for `capacity` requests at once; up to `max_queued` more wait in order, each `timeout_s` at most.
+    """Lets `capacity` requests run at once; up to `max_queued` more wait in order, each for at most `timeout_s`.
 
-    The requests that run have room for `max_tokens` tokens in all, but one that needs more than that may run alone.
+    The running requests may use `max_tokens` tokens in total; a request that needs more than that runs alone.
     """
 
     def __init__(self, capacity: int, max_queued: int, timeout_s: float, max_tokens: float = math.inf):
@@ -45,24 +45,24 @@ class Admission:
 
     @property
     def running(self) -> int:
-        """Requests that run now."""
+        """Number of running requests."""
         return self._running
 
     @property
     def waiting(self) -> int:
-        """Requests that wait now."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     @property
     def taken(self) -> float:
-        """The share of `max_tokens` that is kept for the requests that run."""
+        """Share of `max_tokens` reserved for the running requests."""
         return self._tokens / self._max_tokens
 
     @contextmanager
     def place(self, tokens: int = 0) -> Iterator[Place]:
-        """A place for a request of up to `tokens` tokens, to be waited for; BusyError where the queue is full.
+        """Yield a place, on which to wait, for a request of up to `tokens` tokens; BusyError if the queue is full.
 
-        Leaving gives it up, however far the request has got.
+        Leaving the block gives the place up, whether the request was running or waiting.
         """
         place = self._enter(tokens)
         try:
@@ -91,7 +91,7 @@ class Admission:
                 self._tokens -= place.tokens
             else:
                 self._waiting.remove(place)
-            # Also where it only waited: those behind may need fewer tokens.
+            # Even if it was only waiting: those behind it may need fewer tokens.
             while self._waiting and self._fits(self._waiting[0].tokens):
                 self._let_in(self._waiting.popleft())
 

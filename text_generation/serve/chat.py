@@ -1,4 +1,4 @@
-"""What a servable talks to: messages come in, and the model's answer goes out as text."""
+"""The interface for servables: takes messages and returns the model's answer as text."""
 
 import json
 import logging
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Characters; the tokenizer takes up to 1 KB of memory for each while it works, so long texts go one after another.
+# Characters. The tokenizer takes up to 1 KB of memory per character, so longer texts are encoded one at a time.
 _LONG_TEXT = 1 << 16
-# JSON may write a byte of text as six characters (\u001f), besides what is no text.
+# JSON may encode a byte of text as six characters (\u001f), and also contains more than text.
 _JSON_EXPANSION, _JSON_OVERHEAD = 6, 1 << 16
 
 
 class Chat:
-    """A model that answers questions and conversations, from any number of threads, within the settings' limits."""
+    """A model that answers questions and conversations within the settings' limits; safe to call from any thread."""
 
     def __init__(self, settings: Settings):
-        """Load the model; ModelFolderError or whatever the engine raises where that fails."""
+        """Load the model; raises ModelFolderError, or an error of the engine."""
         self._settings = settings
         self.default_sampling = settings.default_sampling()
         with ExitStack() as opened:
@@ -56,7 +56,7 @@ class Chat:
             )
             self._stop_token_ids = frozenset() if settings.ignore_eos else stops
             longest_token = max(len(token.encode()) for token in self.tokenizer.get_vocab())
-            # More bytes than this in a request are more tokens than it may have, whatever they say.
+            # A request with more bytes than this has too many tokens, whatever the text.
             self._max_bytes = settings.max_prompt_tokens_per_request * longest_token
             self._one_long_request = threading.Lock()
             self._engine.wait_ready()
@@ -66,30 +66,30 @@ class Chat:
             self._opened = opened.pop_all()
 
     def observe(self) -> Observation:
-        """A context for all that is done for one request, from its arrival on; see Observation."""
+        """Return a context for handling one request, to be entered on its arrival; see Observation."""
         return Observation(self._metrics)
 
     def check_size(self, name: str, size: int) -> None:
-        """TooLongError where questions, an input called `name` of so many bytes, can't be within the limits.
+        """Raise TooLongError if questions, an input called `name` with `size` bytes, can't be within the limits.
 
-        To be asked before anything is made of them.
+        Call this before unpacking them.
         """
         if size > self._max_bytes:
             raise TooLongError(
-                f"{name} has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST could ever let in "
+                f"{name} has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST can ever allow "
                 f"({self._max_bytes}): send fewer or shorter prompts"
             )
 
     def check_json_size(self, size: int) -> None:
-        """The same for a conversation in JSON."""
+        """Raise TooLongError if a conversation, as JSON with `size` bytes, can't be within the limits."""
         _check_conversation_size(size, self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD)
 
     def ask(self, questions: Sequence[str], observation: Observation | None = None) -> Generation:
-        """Answer questions, each on its own, sampled as the settings say; what goes wrong is as with `answer`."""
+        """Answer each question separately, with the settings' sampling. Errors are those of `answer`."""
         return self.generate(self.encode(questions), self.default_sampling, observation)
 
     def encode(self, questions: Sequence[str]) -> list[list[int]]:
-        """The token ids of each question's prompt; RequestError where a question can't be asked."""
+        """Return the token ids of each question's prompt; RequestError if a question can't be asked."""
         count, limit = len(questions), self._settings.max_prompts_per_request
         if count == 0:
             raise RequestError("the request has no prompt: send at least one")
@@ -99,15 +99,15 @@ class Chat:
             if not question:
                 raise RequestError(f"prompt {number} of {count} is empty")
             if "\0" in question:
-                raise RequestError(f"prompt {number} of {count} has a null byte in it")
+                raise RequestError(f"prompt {number} of {count} contains a null byte")
         logger.debug("%d prompts: %r", count, questions)
         return self._encode([self._with_system_prompt([{"role": "user", "content": q}]) for q in questions], {})
 
     def answer(self, request: ChatRequest, observation: Observation | None = None) -> Generation:
-        """Answer a conversation as the request asks.
+        """Answer a conversation as the request specifies.
 
-        RequestError where the request can't be served, TooLongError among them where it is too long. Iterating over the
-        Generation raises BusyError where no place becomes free, and whatever goes wrong in the engine.
+        Raises RequestError if the request can't be served, in particular TooLongError if it is too long. Iterating over
+        the Generation raises BusyError if no place becomes free, and errors of the engine.
         """
         sampling = request.sampling(self.default_sampling)
         ceiling = self._settings.max_new_tokens
@@ -115,13 +115,15 @@ class Chat:
             raise RequestError(f"max_tokens: is {sampling.max_tokens}, but MAX_NEW_TOKENS of this server is {ceiling}")
         wants_json = sampling.response_format is not None and sampling.response_format.schema_of_answer is not None
         if wants_json and not self._engine.supports_response_format:
-            raise RequestError(f"response_format: ENGINE={self._settings.engine} has none but text; ENGINE=genai has")
+            raise RequestError(
+                f"response_format: ENGINE={self._settings.engine} supports only text; ENGINE=genai supports all formats"
+            )
         conversation = request.conversation
         for number, message in enumerate(conversation):
             if "\0" in message["content"]:
-                raise RequestError(f"messages.{number}.content: has a null byte in it")
+                raise RequestError(f"messages.{number}.content: contains a null byte")
         logger.debug("conversation: %r", conversation)
-        # Tokenizing takes far more memory than the text, so what is hopeless is refused before.
+        # Tokenizing takes far more memory than the text, so hopelessly long texts are refused first.
         _check_conversation_size(sum(len(m["content"].encode()) for m in conversation), self._max_bytes)
         [prompt] = self._encode([self._with_system_prompt(conversation)], request.chat_template_kwargs)
         self._check_conversation(len(prompt))
@@ -130,7 +132,7 @@ class Chat:
     def generate(
         self, prompts: list[list[int]], sampling: SamplingParams, observation: Observation | None = None
     ) -> Generation:
-        """Complete prompts given as token ids; TooLongError where they are."""
+        """Complete prompts given as token ids; TooLongError if they are too long."""
         observation = observation or Observation()
         self._check_batch(prompts)
         budgets = [min(sampling.max_tokens, self._context_length - len(prompt)) for prompt in prompts]
@@ -139,7 +141,7 @@ class Chat:
         return Generation(steps, [len(prompt) for prompt in prompts], self.tokenizer, ends, observation)
 
     def close(self) -> None:
-        """Stop what runs and free the model."""
+        """Stop all running requests and release the model."""
         self._opened.close()
 
     def _with_system_prompt(self, conversation: list[Message]) -> list[Message]:
@@ -208,9 +210,9 @@ def _open_metrics(settings: Settings) -> "Metrics | None":
 
 def _check_conversation_size(size: int, limit: int) -> None:
     if size > limit:
-        raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST could never let in as many"))
+        raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST can never allow that many"))
 
 
 def _too_long(length: str, reason: str) -> str:
-    # Clients know by the first words that leaving out turns helps.
+    # From the first words, clients know that leaving out turns helps.
     return f"too long: the conversation has {length}, but {reason}: leave out the oldest turns"

@@ -1,7 +1,7 @@
-"""Token ids to text pieces, as the ids come.
+"""Converts token ids to text pieces incrementally.
 
-`tokenizers.decoders.DecodeStream` does nearly this, but it keeps an incomplete tail to itself for ever, and on bytes
-that are not UTF-8 it slows down quadratically or raises. So there are two ways here, by how the tokenizer decodes.
+`tokenizers.decoders.DecodeStream` does nearly this, but it never emits an incomplete tail, and on bytes that are not
+UTF-8 it takes quadratic time or raises. There are two implementations, for the two ways in which tokenizers decode.
 """
 
 import codecs
@@ -13,22 +13,22 @@ from tokenizers import Tokenizer
 
 
 class Detokenizer(ABC):
-    """Decodes one completion: joined, the pieces are what the tokenizer makes of all ids, and none splits a character.
+    """Decodes one completion. The joined pieces equal the tokenizer's text of all ids; no piece splits a character.
 
-    Special tokens must be left out.
+    The caller must leave out special tokens.
     """
 
     @abstractmethod
     def push(self, token_id: int) -> str:
-        """The text that this token completes, "" where it completes none."""
+        """Return the text that this token completes, "" if it completes none."""
 
     @abstractmethod
     def flush(self) -> str:
-        """The rest as the decoder writes it, with U+FFFD for what is no character."""
+        """Return the remaining text, with U+FFFD for incomplete or invalid characters."""
 
 
 class ByteLevelDetokenizer(Detokenizer):
-    """For decoders that join the bytes of all tokens: GPT-2's scheme, which most models of today use."""
+    """For decoders that join the bytes of all tokens: GPT-2's scheme, which most current models use."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -42,10 +42,10 @@ class ByteLevelDetokenizer(Detokenizer):
 
 
 class WindowDetokenizer(Detokenizer):
-    """For decoders that look at token after token: what is new is decoded behind the token before it.
+    """For decoders that work token by token: new tokens are decoded together with the one before them.
 
-    Tokens that stand for a byte each (`<0x0A>`) wait for the end of their run: one that is not UTF-8 turns all bytes
-    beside it into U+FFFD.
+    Tokens that stand for single bytes (`<0x0A>`) are held back until their run ends, because one invalid byte turns
+    the whole run into U+FFFD.
     """
 
     _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
@@ -63,7 +63,7 @@ class WindowDetokenizer(Detokenizer):
 
     def flush(self) -> str:
         text = self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
-        # Decoders treat a text's first word differently (Llama's strips a space), so there must be something before it.
+        # Decoders treat a text's first word differently (Llama's strips a space), so some token must precede it.
         self._context = self._pending[-1:] if text else self._context + self._pending
         self._pending = []
         return text
@@ -74,15 +74,15 @@ class WindowDetokenizer(Detokenizer):
 
 
 def detokenizer(tokenizer: Tokenizer) -> Detokenizer:
-    """A detokenizer for one completion."""
+    """Create the detokenizer for one completion."""
     decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
     kind = ByteLevelDetokenizer if decoder.get("type") == "ByteLevel" else WindowDetokenizer
     return kind(tokenizer)
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level vocabulary: itself where it can be printed, else one of
-    those from U+0100 on, in order (GPT-2's encoder.py).
+    """Map the characters of a byte-level vocabulary to bytes: a printable character is its own byte, and those from
+    U+0100 on stand for the other bytes in order (GPT-2's encoder.py).
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -93,5 +93,5 @@ _BYTES = _byte_alphabet()
 
 
 def _token_bytes(token: str) -> bytes:
-    # A token that was added with other characters in it stands for itself.
+    # An added token with other characters stands for its own text.
     return bytes(_BYTES[c] for c in token) if all(c in _BYTES for c in token) else token.encode()

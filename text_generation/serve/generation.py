@@ -1,4 +1,4 @@
-"""The answer to a request in the making: token ids become text, and end where they should."""
+"""The answer to a request while it is generated: turns token ids into text and ends it where it should end."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """What a completion ends at, besides its length, and what is left out of it."""
+    """What ends a completion, besides its length, and the special tokens to leave out of it."""
 
     stop_token_ids: frozenset[int]
     special_token_ids: frozenset[int]
@@ -24,7 +24,7 @@ class Ends:
 
 
 class Completion:
-    """One completion: takes its tokens and gives its text, without stop tokens, special tokens and stop strings."""
+    """One completion: converts its tokens to text without stop tokens, special tokens and stop strings."""
 
     def __init__(self, tokenizer: Tokenizer, ends: Ends):
         self._ends = ends
@@ -35,7 +35,7 @@ class Completion:
         self.finish_reason: FinishReason | None = None
 
     def push(self, tokens: NewTokens) -> str:
-        """The text that new tokens add; what comes behind the end is dropped."""
+        """Return the text that the new tokens add; tokens after the end are dropped."""
         text = ""
         for index, token_id in enumerate(tokens.ids):
             if self.finish_reason is not None:
@@ -49,7 +49,7 @@ class Completion:
         return text
 
     def finish(self, reason: FinishReason) -> str:
-        """End the completion, unless it has ended; the rest of its text."""
+        """End the completion, if it has not ended, and return the rest of its text."""
         if self.finish_reason is not None:
             return ""
         rest = self._pass_on(self._detokenizer.flush())
@@ -66,10 +66,10 @@ class Completion:
 
 
 class Generation(Iterator[list[str]]):
-    """The completions of one request in the making: each step gives a list of text pieces, a piece per prompt.
+    """The completions of one request while they are generated: each step is a list of text pieces, one per prompt.
 
-    While the request waits, each step is empty. It is a context manager too: leaving it, however, stops the engine's
-    work for it within one token.
+    While the request waits, the pieces are empty. Leaving the context manager, for whatever reason, stops the engine's
+    work on the request within one token.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Generation(Iterator[list[str]]):
 
     @property
     def token_count(self) -> int:
-        """Tokens generated so far for all prompts together, without special tokens."""
+        """Total tokens generated so far for all prompts, without special tokens."""
         return sum(len(completion.token_ids) for completion in self.completions)
 
     def __next__(self) -> list[str]:
@@ -108,7 +108,7 @@ class Generation(Iterator[list[str]]):
         raise StopIteration
 
     def join(self) -> list[str]:
-        """Run to the end; the whole completions, one per prompt."""
+        """Run to the end and return the complete completions, one per prompt."""
         return ["".join(pieces) for pieces in zip(*self, strict=True)]
 
     def __enter__(self) -> "Generation":

@@ -1,8 +1,7 @@
-"""JSON schemas from strangers: what the grammar compiler takes, and takes quickly.
+"""Validates untrusted JSON schemas: accepts only what the grammar compiler is known to compile, and quickly.
 
-GenAI compiles a schema while it steps all requests. One that it refuses ends the step, and with it what everybody else
-has running, and a large one holds them up (a string of up to 1,000 characters took 25 s). So only what is known to work
-is let in.
+GenAI compiles a schema within the step that serves all requests. A schema that it rejects fails the step and with it
+all running requests, and a large one delays them (a string of up to 1,000 characters took 25 s).
 """
 
 import json
@@ -13,10 +12,10 @@ from typing import Any
 from text_generation.serve.json_values import strings
 
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 16_384, 128, 16
-# Of strings and arrays. Each character or item that may or may not be there is a state of its own.
+# For strings and arrays: each optional character or item is a state of its own.
 MAX_COUNT = 64
 
-# Quotes, backslashes and control characters end the compiler's own strings.
+# Quotes, backslashes and control characters break the compiler's own strings.
 _NAME = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 _TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems"}
@@ -31,10 +30,10 @@ _KEYWORDS = {
 
 
 def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, if it can be compiled quickly; ValueError naming the place and what is allowed where it can't."""
+    """Return the schema if it can be compiled quickly; else raise ValueError with the place and what is allowed."""
     size = len(json.dumps(schema))
     if size > MAX_BYTES:
-        raise ValueError(f"the schema has {size:,} bytes, but may have {MAX_BYTES:,}")
+        raise ValueError(f"the schema has {size:,} bytes, but may have at most {MAX_BYTES:,}")
     definitions = schema.get("$defs", {})
     waiting: list[tuple[str, Any, int]] = [("schema", schema, 0)]
     count = 0
@@ -48,14 +47,14 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
         if node is True or (node is False and path.endswith(".additionalProperties")):
             continue
         if not isinstance(node, dict):
-            raise ValueError(f"{path} must be a schema that something fits: an object, or true")
+            raise ValueError(f"{path} must be a schema that can be satisfied: an object, or true")
         waiting += [(f"{path}.{step}", child, depth + 1) for step, child in _children(path, node)]
         _check_node(path, node, definitions)
     return schema
 
 
 def _children(path: str, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas in a schema, with the steps that lead to them."""
+    """Yield the schemas within a schema, each with the path to it."""
     for keyword in ("properties", "$defs"):
         children = node.get(keyword, {})
         if not isinstance(children, dict):
@@ -78,9 +77,9 @@ def _check_node(path: str, node: dict[str, Any], definitions: dict[str, Any]) ->
     _check_names(path, node)
     for value in strings([node.get("enum"), node.get("const")]):
         if not _NAME.fullmatch(value or "-"):
-            raise ValueError(f"{path} has a value with a quote, backslash or control character in it: {value!r}")
+            raise ValueError(f"{path} has a value that contains a quote, backslash or control character: {value!r}")
     if "enum" in node and not (isinstance(node["enum"], list) and node["enum"]):
-        raise ValueError(f"{path}.enum must be a list with values")
+        raise ValueError(f"{path}.enum must be a non-empty list")
     if "$ref" in node:
         _check_reference(path, node["$ref"], definitions)
 
@@ -88,7 +87,7 @@ def _check_node(path: str, node: dict[str, Any], definitions: dict[str, Any]) ->
 def _check_type(path: str, node: dict[str, Any]) -> None:
     types = node.get("type", "object")
     if types == []:
-        raise ValueError(f"{path}.type must name a type")
+        raise ValueError(f"{path}.type must not be empty")
     for name in types if isinstance(types, list) else [types]:
         if not (isinstance(name, str) and name in _TYPES):
             raise ValueError(f"{path}.type is {name!r}: use {', '.join(sorted(_TYPES))}")
@@ -99,11 +98,11 @@ def _check_numbers(path: str, node: dict[str, Any]) -> None:
         if type(node[keyword]) is not int or not 0 <= node[keyword] <= MAX_COUNT:
             raise ValueError(f"{path}.{keyword} must be an integer from 0 to {MAX_COUNT}")
     if "minItems" in node and "items" not in node:
-        raise ValueError(f"{path}.minItems goes with items")
+        raise ValueError(f"{path}.minItems requires items")
     for keyword in _BOUNDS & set(node):
-        # For other numbers the compiler's grammar lets in what is beyond the bounds, and what is no number.
+        # For other numbers, the compiler's grammar accepts values beyond the bounds and text that is not a number.
         if node.get("type") != "integer" or type(node[keyword]) is not int or abs(node[keyword]) > 1e9:
-            raise ValueError(f"{path}.{keyword} must be an integer from -1e9 to 1e9, and goes with type integer")
+            raise ValueError(f"{path}.{keyword} must be an integer from -1e9 to 1e9, and requires type integer")
     for low, high in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minimum", "maximum")):
         if low in node and high in node and node[low] > node[high]:
             raise ValueError(f"{path}.{low} is above {high}")
@@ -114,12 +113,12 @@ def _check_names(path: str, node: dict[str, Any]) -> None:
     for name in properties:
         if not _NAME.fullmatch(name):
             raise ValueError(
-                f"{path}.properties has a name that is empty or has a quote, backslash or control character"
+                f"{path}.properties has a name that is empty or contains a quote, backslash or control character"
             )
     required = node.get("required", [])
-    # The compiler leaves out others, and the answer would not fit its schema.
+    # The compiler ignores other names, so the answer would not fit its schema.
     if not (isinstance(required, list) and all(name in properties for name in strings(required))):
-        raise ValueError(f"{path}.required must be a list of names that properties describes")
+        raise ValueError(f"{path}.required must be a list of names in properties")
 
 
 def _check_reference(path: str, reference: Any, definitions: dict[str, Any]) -> None:
@@ -127,9 +126,9 @@ def _check_reference(path: str, reference: Any, definitions: dict[str, Any]) -> 
     while reference is not None:
         name = str(reference).removeprefix("#/$defs/")
         if name not in definitions or name == reference:
-            raise ValueError(f"{path}.$ref must be #/$defs/NAME with a NAME of the schema's $defs")
+            raise ValueError(f"{path}.$ref must be #/$defs/NAME with a NAME from the schema's $defs")
         if name in seen:
-            raise ValueError(f"{path}.$ref leads back to itself")
+            raise ValueError(f"{path}.$ref refers to itself")
         seen.append(name)
         definition = definitions[name]
         reference = definition.get("$ref") if isinstance(definition, dict) else None

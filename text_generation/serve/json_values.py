@@ -1,11 +1,11 @@
-"""What JSON has made of a text."""
+"""Helpers for parsed JSON."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, names of members included."""
+    """Yield all strings in a JSON value, including member names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Loads what a servable answers with, once in a process for all that have the same settings."""
+"""Loads chats for servables and shares them between all servables of a process with the same settings."""
 
 import json
 import logging
@@ -26,9 +26,9 @@ class _Shared:
 
 
 def acquire(settings: Settings) -> Chat:
-    """A chat for these settings, ready to answer: the one that somebody in this process has already, or a new one.
+    """Return a chat for these settings, ready to answer: one already loaded in this process, or a new one.
 
-    Give it back with `release`. Raises ModelFolderError where the folder is incomplete or its model can't be run.
+    Give it back with `release`. Raises ModelFolderError if the folder is incomplete or its model can't be run.
     """
     key = settings.model_dump_json()
     with _lock:
@@ -39,7 +39,7 @@ def acquire(settings: Settings) -> Chat:
 
 
 def release(chat: Chat) -> None:
-    """Give a chat back; its last user closes it."""
+    """Give a chat back; it is closed with its last user."""
     with _lock:
         key, shared = next((key, shared) for key, shared in _loaded.items() if shared.chat is chat)
         shared.users -= 1
@@ -78,14 +78,15 @@ def _load(settings: Settings) -> Chat:
 
 
 def _answer_once(chat: Chat, settings: Settings) -> None:
-    """The first inference compiles kernels, and proves that model and settings work before anyone is told so."""
+    """Run a first inference, which compiles kernels and proves that model and settings work before they are reported
+    ready."""
     try:
         hello = ChatMessage(role="user", content="Hello")
         with chat.answer(ChatRequest(messages=[hello], max_tokens=min(2, settings.max_new_tokens))) as generation:
             generation.join()
     except TemplateRefused as error:
         refused = "a user's message" if settings.system_prompt is None else "SYSTEM_PROMPT"
-        raise ModelFolderError(f"{settings.model_path} can't be asked with {refused}: {error}") from error
+        raise ModelFolderError(f"{settings.model_path} can't be used with {refused}: {error}") from error
     except RequestError as error:
         raise ModelFolderError(
             f"SYSTEM_PROMPT and limits leave no room for a question to {settings.model_path}: {error}"
@@ -95,7 +96,7 @@ def _answer_once(chat: Chat, settings: Settings) -> None:
 def _warn_of_differences(info: ModelInfo, settings: Settings) -> None:
     if settings.selected_model not in (None, info.model):
         logger.warning(
-            "SELECTED_MODEL is %s, but %s holds %s, which is what answers",
+            "SELECTED_MODEL is %s, but %s holds %s, which is the model that is served",
             settings.selected_model,
             settings.model_path,
             info.model,
@@ -104,7 +105,7 @@ def _warn_of_differences(info: ModelInfo, settings: Settings) -> None:
     if made_by not in (None, running):
         again = "export the original checkpoint" if set(info.packages) == {"openvino"} else "run the two commands again"
         logger.warning(
-            "%s was made by OpenVINO %s and runs on %s: if it fails or answers oddly, %s with this release",
+            "%s was made with OpenVINO %s and runs on %s: if it fails or gives odd answers, %s with this release",
             settings.model_path,
             made_by,
             running,

@@ -1,4 +1,4 @@
-"""How the library's log looks, inside whichever server it runs in."""
+"""Logging of the library, whichever server it runs in."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ _LIBRARY = "text_generation"
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time, level, logger and message, then the record's `fields` where it has some."""
+    """Formats a record as one line of JSON: time, level, logger and message, then the record's `fields`, if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -26,11 +26,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log at LOG_LEVEL and above. With LOG_FORMAT=json the library writes its lines to standard error by itself; else
-    they go where the server's go."""
+    """Log at LOG_LEVEL and above. With LOG_FORMAT=json the library writes its own lines to standard error; otherwise
+    they go to the server's log."""
     logger = logging.getLogger(_LIBRARY)
     logger.setLevel(settings.log_level)
-    logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")  # where the server has none
+    logging.basicConfig(format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")  # if the server has no handlers
     if settings.log_format == "json":
         handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())

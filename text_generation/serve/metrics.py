@@ -1,7 +1,7 @@
-"""A chat's metrics for Prometheus, on a port of its own.
+"""Prometheus metrics of a chat, on a separate port.
 
-Names and meanings are those of vLLM (https://docs.vllm.ai/en/stable/usage/metrics/) with `llm_` for `vllm:`, so that
-its dashboards fit. deploy/README.md lists them.
+Names and meanings are those of vLLM (https://docs.vllm.ai/en/stable/usage/metrics/), with `llm_` instead of `vllm:`, so
+that its dashboards can be used. deploy/README.md lists the metrics.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from text_generation.serve.settings import SettingError
 PREFIX = "llm_"
 _FINISHED_REASONS = ("stop", "length", "abort")
 
-# Upper bounds in seconds and in tokens: vLLM's, and smaller ones below them, since small models are fast.
+# Upper bounds of the buckets, in seconds and in tokens: vLLM's, with smaller ones added because small models are fast.
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 _PER_TOKEN_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80
@@ -30,17 +30,17 @@ prometheus_client.disable_created_metrics()
 
 
 class Metrics:
-    """The metrics, and the HTTP server that Prometheus reads them from."""
+    """The metrics and the HTTP server from which Prometheus reads them."""
 
     def __init__(self, model_name: str, address: str, port: int):
-        """Listen; SettingError where that can't be done."""
+        """Start to listen; SettingError if that fails."""
         self._model_name = model_name
         self._registry = prometheus_client.CollectorRegistry()
         self._make_counters()
         self._make_histograms()
-        self._running = self._gauge("num_requests_running", "Requests that generate")
+        self._running = self._gauge("num_requests_running", "Requests that are generating")
         self._waiting = self._gauge("num_requests_waiting", "Requests that wait for a place")
-        self._cache = self._gauge("kv_cache_usage_perc", "Share of KV_CACHE_GB that running requests use; 1 is all")
+        self._cache = self._gauge("kv_cache_usage_perc", "Share of KV_CACHE_GB used by running requests; 1 is all")
         try:
             self._server, self._thread = prometheus_client.start_http_server(port, address, self._registry)
         except OSError as error:
@@ -49,28 +49,28 @@ class Metrics:
             ) from error
 
     def watch(self, admission: Admission, cache_usage: Callable[[], float]) -> None:
-        """Look there, whenever Prometheus asks, for how many requests run and wait, and for the cache's use."""
+        """Read the numbers of running and waiting requests and the cache usage from here when Prometheus scrapes."""
         self._running.set_function(lambda: admission.running)
         self._waiting.set_function(lambda: admission.waiting)
         self._cache.set_function(cache_usage)
 
     def admitted(self, queue_s: float, prompt_tokens: int) -> None:
-        """A request has got its place."""
+        """Record that a request has been admitted."""
         self._queue.observe(queue_s)
         self._prompt_tokens.inc(prompt_tokens)
 
     def first_token(self, seconds: float, tokens: int) -> None:
-        """A request's first step has brought so many tokens, so long after it arrived."""
+        """Record the tokens of a request's first step, with the time since the request arrived."""
         self._first_token.observe(seconds)
         self._generation_tokens.inc(tokens)
 
     def tokens(self, tokens: int, seconds: float) -> None:
-        """A later step has brought so many tokens; `seconds` is the time between two of one completion."""
+        """Record the tokens of a later step; `seconds` is the time between two tokens of one completion."""
         self._between_tokens.observe(seconds)
         self._generation_tokens.inc(tokens)
 
     def ended(self, record: RequestRecord, failed: bool) -> None:
-        """A request is over."""
+        """Record the end of a request."""
         if failed:
             self._errors.labels(self._model_name, record.ended).inc()
             return
@@ -90,21 +90,21 @@ class Metrics:
                 self._per_token.observe(record.decode_s / (max(record.completion_tokens) - 1))
 
     def close(self) -> None:
-        """Give the port back."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def _make_counters(self) -> None:
-        self._prompt_tokens = self._counter("prompt_tokens", "Tokens of the prompts that got a place").labels(
+        self._prompt_tokens = self._counter("prompt_tokens", "Tokens of the prompts of admitted requests").labels(
             self._model_name
         )
         self._generation_tokens = self._counter("generation_tokens", "Generated tokens").labels(self._model_name)
         self._finished = self._counter(
-            "request_success", "Completions, by why they ended; abort: the client left", "finished_reason"
+            "request_success", "Completions by reason of their end; abort: the client left", "finished_reason"
         )
         self._errors = self._counter("request_errors", "Requests that were refused or failed, by kind", "kind")
-        # There with 0 from the start, for a rate to begin with.
+        # Create all with 0, so that rates are defined from the start.
         for reason in _FINISHED_REASONS:
             self._finished.labels(self._model_name, reason)
         for kind in ERROR_KINDS:
@@ -120,9 +120,9 @@ class Metrics:
         self._per_token = self._histogram(
             "time_per_output_token_seconds", "Mean time between a request's tokens", _PER_TOKEN_S
         )
-        self._queue = self._histogram("request_queue_time_seconds", "Wait for a place among those that run", _REQUEST_S)
+        self._queue = self._histogram("request_queue_time_seconds", "Time in the queue", _REQUEST_S)
         self._prefill = self._histogram(
-            "request_prefill_time_seconds", "From a request's place to its first token", _REQUEST_S
+            "request_prefill_time_seconds", "From a request's admission to its first token", _REQUEST_S
         )
         self._decode = self._histogram(
             "request_decode_time_seconds", "From a request's first token to its last", _REQUEST_S

@@ -1,4 +1,4 @@
-"""How requests go, from arrival to end: a line in the log for each, and what the metrics count."""
+"""Observes requests from arrival to end, for one log line each and for the metrics."""
 
 import logging
 import secrets
@@ -21,10 +21,10 @@ CANCELLED = "cancelled"
 
 @dataclass(frozen=True, slots=True)
 class RequestRecord:
-    """How a request went. Times are in seconds, and None where it did not get that far.
+    """The outcome of a request. Times are in seconds, and None if it did not get that far.
 
-    `ended` is why it is over: the finish reasons of its completions, CANCELLED where its client left, or the kind of
-    an error. A request that was refused on arrival has no prompts.
+    `ended` is why it ended: the finish reasons of its completions, CANCELLED if its client left, or the kind of an
+    error. A request that was refused on arrival has no prompts.
     """
 
     request_id: str
@@ -39,7 +39,7 @@ class RequestRecord:
     total_s: float
 
     def fields(self) -> dict[str, object]:
-        """What the access line holds, by name, as JSON has it."""
+        """Return the fields of the access line for JSON."""
         return {
             "request_id": self.request_id,
             "ended": self.ended,
@@ -52,7 +52,7 @@ class RequestRecord:
         }
 
     def __str__(self) -> str:
-        """The access line as text."""
+        """Format the access line as text."""
         if not self.prompt_tokens:
             return f"refused in {self.total_s:.2f} s; {self.ended}; request {self.request_id}"
         queue, first_token = (
@@ -66,8 +66,8 @@ class RequestRecord:
 
 
 class Observation:
-    """What is done for one request is done within this context: it takes the times, and when it is left logs how the
-    request went, what went wrong included, and tells the metrics, where there are any."""
+    """A context in which one request is handled. It records the times and, at the end, logs the outcome, including any
+    error, and updates the metrics, if there are any."""
 
     def __init__(self, metrics: "Metrics | None" = None):
         self.request_id = secrets.token_hex(8)
@@ -81,28 +81,28 @@ class Observation:
         self._last_token: float | None = None
 
     def generating(self, prompt_tokens: Sequence[int], completions: "Sequence[Completion]") -> None:
-        """These prompts, of so many tokens each, are being answered with these completions."""
+        """Record the prompts' lengths in tokens, and the completions that will answer them."""
         self._prompt_tokens, self._completions = prompt_tokens, completions
 
     def queued(self) -> None:
-        """The request waits for a place from now on."""
+        """Record that the request starts to wait for a place."""
         self._queued = time.monotonic()
 
     def admitted(self) -> None:
-        """It has one."""
+        """Record that the request got its place."""
         self._admitted = time.monotonic()
         if self._metrics is not None and self._queued is not None:
             self._metrics.admitted(self._admitted - self._queued, sum(self._prompt_tokens))
 
     def step(self, tokens: int, completions: int) -> None:
-        """A step has brought so many tokens, one or more, to so many completions."""
+        """Record a step that generated this many tokens, at least one, for this many completions."""
         now = time.monotonic()
         if self._last_token is None:
             self._first_token = now
             if self._metrics is not None:
                 self._metrics.first_token(now - self._arrived, tokens)
         elif self._metrics is not None:
-            # Several tokens of one completion come together where its reader was slow.
+            # If its reader was slow, several tokens of one completion arrive together.
             self._metrics.tokens(tokens, (now - self._last_token) * completions / tokens)
         self._last_token = now
 
@@ -134,7 +134,7 @@ class Observation:
             prompt_tokens=tuple(self._prompt_tokens),
             completion_tokens=tuple(len(completion.token_ids) for completion in self._completions),
             finish_reasons=finish_reasons,
-            # Also of one that has left the queue without a place.
+            # Also for a request that left the queue without getting a place.
             queue_s=_between(self._queued, now if self._admitted is None else self._admitted),
             first_token_s=_between(self._arrived, self._first_token),
             prefill_s=_between(self._admitted, self._first_token),

@@ -1,4 +1,4 @@
-"""Conversations to token ids, by the model's own chat template, safe for text that comes from strangers."""
+"""Converts conversations to token ids with the model's own chat template, safely for untrusted text."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,24 +12,24 @@ from text_generation import tokenizer_file
 from text_generation.chat_template import ChatTemplate, Message
 from text_generation.serve.json_values import strings
 
-# Unicode's last private use plane: stands in for special tokens in a message while its prompt is rendered.
+# Unicode's last private use plane: placeholders for special tokens in messages while the prompt is rendered.
 _PRIVATE_USE = range(0x100000, 0x10FFFE)
 
 
 class PromptEncoder:
-    """Renders conversations and encodes them. Only the template writes special tokens: in a message they are text."""
+    """Renders and encodes conversations. Only the template can write special tokens; in messages they stay text."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer):
         self.template = template
         self.tokenizer = tokenizer
-        # To these copies special tokens are ordinary text. As a flag of the one above, other threads would see it too.
+        # These copies treat special tokens as plain text. Setting the flag on `tokenizer` would affect other threads.
         self._literal_tokenizer = _literal(tokenizer)
         self._literal_tokenizer_behind = _behind_other_text(self._literal_tokenizer)
         added = tokenizer.get_added_tokens_decoder().items()
         special = sorted((token for _, token in added if token.special), key=lambda t: len(t.content), reverse=True)
         self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
         self._special_pattern = re.compile("|".join(re.escape(token.content) for token in special) or "(?!)")
-        # Some tokens take the white space beside them with them.
+        # Some tokens absorb the white space next to them.
         self._own_pattern = re.compile(
             "|".join(
                 (r"\s*" if token.lstrip else "") + f"({re.escape(token.content)})" + (r"\s*" if token.rstrip else "")
@@ -40,15 +40,15 @@ class PromptEncoder:
 
     @classmethod
     def load(cls, folder: Path) -> "PromptEncoder":
-        """The encoder for the model in a folder; ModelFolderError where its template or tokenizer can't be used."""
+        """Load the encoder for the model in a folder; ModelFolderError if its template or tokenizer can't be used."""
         template, tokenizer = ChatTemplate.load(folder), tokenizer_file.load(folder)
         tokenizer_file.check_chat(tokenizer, template, folder)
         return cls(template, tokenizer)
 
     def encode(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> list[int]:
-        """The prompt's token ids; TemplateRefused where the template refuses the messages.
+        """Return the prompt's token ids; TemplateRefused if the template rejects the messages.
 
-        `variables` are the template's, such as `enable_thinking`.
+        `variables` are further inputs of the template, such as `enable_thinking`.
         """
         texts = list(strings([list(messages), variables]))
         if any(map(self._holds_special_token, texts)):
@@ -58,7 +58,7 @@ class PromptEncoder:
         return token_ids
 
     def _holds_special_token(self, text: str) -> bool:
-        """Whether there is one in it, or its normalization makes one of it (`</s>` in full-width characters, say)."""
+        """Whether the text contains a special token, or normalization creates one (`</s>` in full-width characters)."""
         if self._special_pattern.search(text) is not None:
             return True
         if self.tokenizer.normalizer is None:
@@ -67,9 +67,9 @@ class PromptEncoder:
         return not set(token_ids).isdisjoint(self._special_tokens.values())
 
     def _encode_literally(self, messages: Sequence[Message], variables: Mapping[str, Any], typed: str) -> list[int]:
-        """The prompt with its special tokens found before the typed ones are put back.
+        """Encode the prompt with placeholders for typed special tokens, so that only the template's own are recognized.
 
-        `typed` is all text that is not the template's.
+        `typed` is all text that does not come from the template.
         """
         used = set(typed)
         stand_ins = (character for character in map(chr, _PRIVATE_USE) if character not in used)
@@ -88,7 +88,7 @@ class PromptEncoder:
         return token_ids
 
     def _stretches(self, prompt: str) -> Iterator[tuple[str, list[int]]]:
-        """The prompt cut behind each special token: the text before it, and its id."""
+        """Split the prompt after each special token: yield the text before the token, and the token's id."""
         start = 0
         for match in self._own_pattern.finditer(prompt):
             yield prompt[start : match.start()], [self._special_tokens[match[match.lastindex or 0]]]
@@ -97,7 +97,7 @@ class PromptEncoder:
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with each string changed, but for names of members."""
+    """Apply `change` to each string in a JSON value, except member names."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _literal(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _behind_other_text(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer for a stretch that is not the first: without the space that some put before a text's first word."""
+    """Return the tokenizer for text after a special token: without the space that some add before the first word."""
     spaces = tokenizer.pre_tokenizer
     if not (isinstance(spaces, Metaspace) and spaces.prepend_scheme == "first"):
         return tokenizer

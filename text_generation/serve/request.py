@@ -1,4 +1,4 @@
-"""A request to the chat graphs: a JSON object with messages, and how to answer them."""
+"""A request to the chat graphs: a JSON object with messages and sampling parameters."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from text_generation.errors import RequestError, first_line
 from text_generation.serve.json_values import strings
 from text_generation.serve.sampling import SamplingParams
 
-# What the renderer of the template is given by us.
+# Names that the template renderer itself is called with.
 _RESERVED = {
     "messages", "conversations", "chat_template", "tools", "documents", "add_generation_prompt",
     "continue_final_message", "return_assistant_tokens_mask",
@@ -20,7 +20,7 @@ _RESERVED = {
 
 def _no_reserved(variables: dict[str, Any]) -> dict[str, Any]:
     if reserved := sorted(_RESERVED & set(variables)):
-        raise ValueError(f"{reserved[0]} can't be given to the template")
+        raise ValueError(f"{reserved[0]} is reserved and can't be passed to the template")
     return variables
 
 
@@ -34,9 +34,9 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(SamplingParams):
-    """What the input `request` of the chat graphs holds, after OpenAI's Chat Completions.
+    """Content of the input `request` of the chat graphs, modelled on OpenAI's Chat Completions.
 
-    Only `messages` is needed. What else is left out, or null, is as the server is set.
+    Only `messages` is required. Fields that are missing or null use the server's settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -56,7 +56,7 @@ class ChatRequest(SamplingParams):
 
     @classmethod
     def parse(cls, text: str) -> "ChatRequest":
-        """The request in a JSON text; RequestError in one line that names what is wrong."""
+        """Parse a request from JSON text; RequestError with one line that says what is wrong."""
         try:
             content = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
         except RecursionError:
@@ -66,7 +66,7 @@ class ChatRequest(SamplingParams):
         try:
             "".join(strings(content)).encode()
         except UnicodeEncodeError:
-            raise RequestError("request has half of a surrogate pair in it, which is not a character") from None
+            raise RequestError("request contains an unpaired surrogate, which is not a character") from None
         if not isinstance(content, dict):
             raise RequestError("request must be a JSON object with messages")
         try:
@@ -79,17 +79,17 @@ class ChatRequest(SamplingParams):
 
     @property
     def conversation(self) -> list[Message]:
-        """The messages, as a chat template takes them."""
+        """The messages in the form that a chat template expects."""
         return [{"role": message.role, "content": message.content} for message in self.messages]
 
     def sampling(self, defaults: SamplingParams) -> SamplingParams:
-        """The defaults with what the request says laid over them."""
+        """Return the defaults, overridden by what the request sets."""
         given = self.model_fields_set & set(SamplingParams.model_fields)
         return defaults.model_copy(update={name: getattr(self, name) for name in given})
 
 
 def request_schema() -> dict[str, Any]:
-    """The JSON schema of a request, without defaults, since these are the server's and the model's."""
+    """Return the JSON schema of a request, without defaults, which depend on the server and the model."""
     schema: dict[str, Any] = _plain(ChatRequest.model_json_schema())
     return schema
 
@@ -100,9 +100,9 @@ def _plain(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     match schema:
-        case {"anyOf": [{**only}, {"type": "null"}]}:  # null stands for what is not given
+        case {"anyOf": [{**only}, {"type": "null"}]}:  # null means not given
             return _plain(only)
-    # A property may be called `title` or `description` too; those are schemas, not texts.
+    # Properties may also be named `title` or `description`; those are schemas, not strings.
     return {
         name: _plain(member)
         for name, member in schema.items()
@@ -115,7 +115,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice")
+        raise ValueError(f"duplicate key {twice!r}")
     return members
 
 
@@ -124,17 +124,17 @@ def _refuse_constant(name: str) -> None:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """One of pydantic's errors as `field: what is wrong with it`."""
+    """Format one of pydantic's errors as `field: what is wrong with it`, with the value."""
     quotes_nothing = error["type"] in ("missing", "extra_forbidden")
     return _unquoted_problem(error) + ("" if quotes_nothing else f" (got {_shortened(error['input'])})")
 
 
 def _unquoted_problem(error: ErrorDetails) -> str:
-    """The same without the value, which may be what somebody has written."""
+    """Format it without the value, which may be a user's text."""
     place = ".".join(map(str, error["loc"])) or "request"
     if error["type"] == "extra_forbidden":
         known = ChatRequest if len(error["loc"]) == 1 else None
-        return f"{place}: there is no such field" + (f"; there are {', '.join(known.model_fields)}" if known else "")
+        return f"{place}: unknown field" + (f"; valid fields are {', '.join(known.model_fields)}" if known else "")
     return f"{place}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -1,4 +1,4 @@
-"""How the next token is drawn: what a request may ask for, and within which bounds."""
+"""Sampling parameters of a request, with their defaults and bounds."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,21 +7,21 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from text_generation.serve.json_schema import check_schema
 
 Temperature = Annotated[
-    float, Field(ge=0, le=2, description="0 takes the likeliest token; higher values draw more evenly.")
+    float, Field(ge=0, le=2, description="0 always takes the likeliest token; higher values sample more evenly.")
 ]
-TopP = Annotated[float, Field(gt=0, le=1, description="Draw from the likeliest tokens that make up this probability.")]
-TopK = Annotated[int, Field(ge=0, lt=2**31, description="Draw from this many of the likeliest tokens; 0 from all.")]
+TopP = Annotated[float, Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability.")]
+TopK = Annotated[int, Field(ge=0, lt=2**31, description="Sample from this many of the likeliest tokens; 0: from all.")]
 MinP = Annotated[
-    float, Field(ge=0, lt=1, description="Leave out tokens less likely than this share of the likeliest one.")
+    float, Field(ge=0, lt=1, description="Exclude tokens less likely than this fraction of the likeliest one.")
 ]
 RepetitionPenalty = Annotated[
     float,
-    Field(ge=0.01, le=100, description="Above 1, tokens of the conversation so far become less likely; 1 is none."),
+    Field(ge=0.01, le=100, description="Above 1, tokens of the conversation so far become less likely; 1: off."),
 ]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="The same seed and request give the same answer.")]
 
-# Each costs a comparison for every token, and text that may still become one is held back.
+# Each stop string costs a comparison per token, and text that may still become one is held back.
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 4, 256
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 
@@ -37,19 +37,19 @@ def _stop_strings(given: Any) -> Any:
 
 
 class JsonSchema(BaseModel):
-    """A JSON schema under a name, as OpenAI's API wraps it."""
+    """A named JSON schema, as in OpenAI's API."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = ""
     description: str | None = None
-    # `schema` itself is the name of a method of pydantic's.
+    # Not `schema`, which is a method of pydantic.
     definition: Annotated[dict[str, Any], AfterValidator(check_schema)] = Field(alias="schema")
     strict: bool | None = None
 
 
 class ResponseFormat(BaseModel):
-    """What the answer must be: any text, any JSON object, or JSON that fits a schema."""
+    """The form of the answer: any text, any JSON object, or JSON that matches a schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -58,21 +58,21 @@ class ResponseFormat(BaseModel):
 
     def model_post_init(self, _: Any) -> None:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema goes with type json_schema, and that with json_schema")
+            raise ValueError("json_schema and the type json_schema require each other")
 
     @property
     def schema_of_answer(self) -> dict[str, Any] | None:
-        """The JSON schema that the answer must fit; None where it may be any text."""
+        """The JSON schema that the answer must match; None if it may be any text."""
         if self.type == "text":
             return None
         return self.json_schema.definition if self.json_schema else {"type": "object"}
 
 
 class SamplingParams(BaseModel):
-    """What one request asks of both engines; the defaults are the demo's.
+    """The sampling parameters of one request, for both engines; the defaults are the original demo's.
 
-    Names are OpenAI's where it has one, else Hugging Face's. `seed` None draws a new one for each request. `stop` and
-    `max_tokens` end the completion; `logprobs` asks for those of the chosen tokens, from the model's own distribution.
+    Names are OpenAI's where it has one, else Hugging Face's. With `seed` None, each request gets a new seed. `stop` and
+    `max_tokens` end the completion; `logprobs` returns those of the chosen tokens in the model's own distribution.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,10 +84,10 @@ class SamplingParams(BaseModel):
     min_p: MinP = 0.0
     repetition_penalty: RepetitionPenalty = 1.1
     presence_penalty: Annotated[
-        Penalty, Field(description="Taken from the logits of tokens that the completion already has.")
+        Penalty, Field(description="Subtracted from the logits of tokens that the completion already contains.")
     ] = 0.0
     frequency_penalty: Annotated[
-        Penalty, Field(description="Taken from them once for each time that the completion has the token.")
+        Penalty, Field(description="Subtracted once for each time the completion contains the token.")
     ] = 0.0
     seed: Seed | None = None
     stop: Annotated[
@@ -109,6 +109,6 @@ class SamplingParams(BaseModel):
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken, without drawing."""
-        # Closer to 0, dividing by the temperature leaves the range of 32-bit floats.
+        """Whether the likeliest token is always taken, without sampling."""
+        # Below this temperature, dividing by it can overflow 32-bit floats.
         return self.temperature < 1e-4 or self.top_k == 1

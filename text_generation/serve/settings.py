@@ -1,4 +1,4 @@
-"""What a servable runs with: environment variables over defaults, checked when the server starts."""
+"""The settings of a servable, read from environment variables and checked when the server starts."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,21 +11,21 @@ from text_generation.model_folder import ModelFolderError, read_json
 from text_generation.serve.engines import EngineName
 from text_generation.serve.sampling import RepetitionPenalty, SamplingParams, Seed, Temperature, TopK, TopP
 
-# One request after another on all cores: what a chat needs, and what OpenVINO's AUTO device would not choose.
+# One request at a time on all cores: right for chat, but not what OpenVINO's AUTO device would choose.
 DEFAULT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
 
 
 def _encodable(text: str) -> str:
-    text.encode()  # a ValueError where the environment holds bytes that are no UTF-8
+    text.encode()  # raises ValueError if the environment contains bytes that are not UTF-8
     return text
 
 
 class SettingError(ValueError):
-    """Environment variables with values that can't be used; the message names each."""
+    """Environment variables have invalid values; the message names each."""
 
 
 class Settings(BaseSettings):
-    """One field per environment variable, of the same name in capitals; the README's table says what each does."""
+    """One field per environment variable, whose name is in capitals; the README's table explains each."""
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, validate_default=False)
 
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     llm_metrics_port: int | None = Field(None, ge=1, le=65535)
     llm_metrics_address: str = "127.0.0.1"
 
-    # What is not set here comes from the model folder.
+    # Those not set here come from the model folder.
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """The settings of this process; SettingError in one line where a variable can't be used."""
+        """Return the settings of this process; SettingError with one line if a variable is invalid."""
         try:
             return cls()
         except ValidationError as error:
@@ -72,17 +72,17 @@ class Settings(BaseSettings):
 
     @property
     def served_model(self) -> str:
-        """What to call the model: SELECTED_MODEL, else what the model folder says, else the folder's name."""
+        """The model's name for display: SELECTED_MODEL, else the one in the model folder, else the folder's name."""
         if self.selected_model is not None:
             return self.selected_model
         info = model_folder.read(self.model_path)
         return info.model if info else self.model_path.resolve().name
 
     def default_sampling(self) -> SamplingParams:
-        """How requests that say nothing else are sampled: as set here, else by the model folder's
-        generation_config.json, else as in the demo.
+        """Return the default sampling parameters of requests: those set here, else those of the model folder's
+        generation_config.json, else those of the original demo.
 
-        Raises ModelFolderError where that file can't be used.
+        Raises ModelFolderError if that file can't be used.
         """
         recommended = _recommended_sampling(self.model_path / "generation_config.json")
         own = {name: getattr(self, name, None) for name in SamplingParams.model_fields}
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
 
 
 def _recommended_sampling(path: Path) -> dict[str, Any]:
-    """What a generation_config.json says of sampling. `do_sample` false stands for temperature 0."""
+    """Read the sampling parameters in a generation_config.json. `do_sample` false means temperature 0."""
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     content = read_json(path)
     found = {name: content[name] for name in names if content.get(name) is not None}

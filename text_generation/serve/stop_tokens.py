@@ -1,4 +1,4 @@
-"""Where an answer ends: the end tokens that a model folder names, in whichever of its files."""
+"""The end tokens of a model, collected from all files of its folder."""
 
 import logging
 from pathlib import Path
@@ -11,9 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 def stop_token_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> frozenset[int]:
-    """All end tokens of generation_config.json and config.json, and the tokenizer's own.
+    """Return the end tokens from generation_config.json and config.json, and the tokenizer's own.
 
-    Published models often name only some of them in each place.
+    Published models often list only some of them in each place.
     """
     found = {tokenizer.token_to_id(eos_token)} if eos_token else set()
     for name in ("generation_config.json", "config.json"):
@@ -21,5 +21,5 @@ def stop_token_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) ->
         found |= set(token_ids) if isinstance(token_ids, list) else {token_ids}
     stops = frozenset(token_id for token_id in found if isinstance(token_id, int))
     if not stops:
-        logger.warning("%s names no end token: each answer goes on to its longest", folder)
+        logger.warning("%s has no end token: every answer runs to its maximum length", folder)
     return stops

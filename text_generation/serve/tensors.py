@@ -1,5 +1,8 @@
-"""KServe tensors to Python values and back. Both servers hand a servable BYTES data in KServe's packed form:
-each element is its length as 4 little-endian bytes, then its bytes."""
+"""Converts KServe tensors to Python values and back.
+
+Both servers pass BYTES data to a servable in KServe's packed form: each element is its length as 4 little-endian bytes,
+followed by its bytes.
+"""
 
 import math
 import struct
@@ -12,7 +15,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Tensor(Protocol):
-    """What a servable is given for an input: pyovms.Tensor."""
+    """The interface of pyovms.Tensor, the type of a servable's inputs."""
 
     name: str
     shape: tuple[int, ...]
@@ -21,12 +24,12 @@ class Tensor(Protocol):
 
 
 def input_named(name: str, inputs: Sequence[Tensor]) -> Tensor:
-    """The input of this name; the server orders them by the tags of the node's streams."""
+    """Return the input with this name; the server orders inputs by the tags of the node's streams."""
     return next(tensor for tensor in inputs if tensor.name == name)
 
 
 def unpack_texts(tensor: Tensor) -> list[str]:
-    """The UTF-8 texts of a BYTES tensor; RequestError where it is anything else."""
+    """Return the UTF-8 texts of a BYTES tensor; RequestError if it is anything else."""
     name, data, shape = tensor.name, tensor.data, tensor.shape
     if tensor.datatype != "BYTES":
         raise RequestError(f"{name} has datatype {tensor.datatype}, but texts are sent as BYTES")
@@ -35,12 +38,14 @@ def unpack_texts(tensor: Tensor) -> list[str]:
     while offset < len(data):
         start = offset + _LENGTH.size
         if start > len(data):
-            raise RequestError(f"{name} is cut off: element {len(texts) + 1} has no 4-byte length before it")
+            raise RequestError(f"{name} is truncated: element {len(texts) + 1} lacks its 4-byte length")
         (length,) = _LENGTH.unpack_from(data, offset)
         offset = start + length
         if offset > len(data):
             left = len(data) - start
-            raise RequestError(f"{name} is cut off: element {len(texts) + 1} says {length} bytes, {left} are left")
+            raise RequestError(
+                f"{name} is truncated: element {len(texts) + 1} should have {length} bytes, but {left} are left"
+            )
         try:
             texts.append(str(data[start:offset], "utf-8"))
         except UnicodeDecodeError as error:
@@ -51,15 +56,15 @@ def unpack_texts(tensor: Tensor) -> list[str]:
 
 
 def unpack_text(tensor: Tensor) -> str:
-    """The one text of a BYTES tensor; RequestError where it has none, or more."""
+    """Return the only text of a BYTES tensor; RequestError if it does not have exactly one."""
     texts = unpack_texts(tensor)
     if len(texts) != 1:
-        raise RequestError(f"{tensor.name} has {len(texts)} elements, but takes one")
+        raise RequestError(f"{tensor.name} has {len(texts)} elements, but must have exactly one")
     return texts[0]
 
 
 def pack_texts(texts: Iterable[str]) -> bytes:
-    """The data of a BYTES tensor with these texts, UTF-8 encoded."""
+    """Return the data of a BYTES tensor with these texts, UTF-8 encoded."""
     parts: list[bytes] = []
     for text in texts:
         encoded = text.encode()

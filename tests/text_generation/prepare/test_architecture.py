@@ -35,14 +35,14 @@ def test_servable(tmp_path: Path, model_type: str) -> None:
     [
         ("t5", "has an encoder and a decoder"),
         ("bart", "has an encoder and a decoder"),
-        ("clip", "is not made to continue a text"),
-        ("mamba", "keeps another state than a key-value cache"),
-        ("qwen3_next", "keeps another state than a key-value cache"),
+        ("clip", "does not generate text"),
+        ("mamba", "keeps state other than a key-value cache"),
+        ("qwen3_next", "keeps state other than a key-value cache"),
         ("gemma3", "can't be exported by Optimum"),
-        ("mpt", "OpenVINO GenAI computes wrongly"),
+        ("mpt", "OpenVINO GenAI runs incorrectly"),
         ("deepseek_v3", "can't be exported by Optimum"),
         ("rwkv", "can't be exported by Optimum"),
-        ("invented", "describes no model that transformers knows"),
+        ("invented", "describes a model unknown to transformers"),
     ],
 )
 def test_what_cannot_be_served(tmp_path: Path, model_type: str, reason: str) -> None:
@@ -53,13 +53,13 @@ def test_what_cannot_be_served(tmp_path: Path, model_type: str, reason: str) -> 
 @pytest.mark.parametrize("name", ["MistralModel", "Qwen2ForSequenceClassification", "LlamaForTokenClassification"])
 def test_encoders_and_classifiers(tmp_path: Path, name: str) -> None:
     write_config(tmp_path, "llama", architectures=[name])
-    with pytest.raises(CheckpointError, match=rf"is not made to continue a text \({name}\)"):
+    with pytest.raises(CheckpointError, match=rf"does not generate text \({name}\)"):
         architecture.require_servable(tmp_path)
 
 
 def test_model_without_a_context_length(tmp_path: Path) -> None:
     write_config(tmp_path, "bloom")
-    with pytest.raises(ValueError, match="does not say how long a context"):
+    with pytest.raises(ValueError, match="does not give the model's context length"):
         architecture.require_servable(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 2048}')
     architecture.require_servable(tmp_path)
@@ -84,7 +84,7 @@ def test_code_that_transformers_has_built_in_is_not_needed(tmp_path: Path, code:
 )
 def test_code_that_would_be_needed_is_refused(tmp_path: Path, model_type: str, code: dict[str, str]) -> None:
     write_config(tmp_path, model_type, auto_map=code)
-    with pytest.raises(CheckpointError, match=r"config\.json asks to run code .*\(auto_map\)"):
+    with pytest.raises(CheckpointError, match=r"config\.json requires code from the checkpoint \(auto_map\)"):
         architecture.require_servable(tmp_path)
 
 

@@ -19,7 +19,7 @@ def test_damaged_configuration_is_named(tmp_path: Path, name: str, text: str) ->
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / name).write_text(text, encoding="latin-1")
-    with pytest.raises(CheckpointError, match=rf"/{name} .*: fetch the checkpoint again"):
+    with pytest.raises(CheckpointError, match=rf"/{name} .*: download the checkpoint again"):
         checkpoint.read_config(tmp_path)
 
 
@@ -29,7 +29,7 @@ def test_damaged_configuration_is_named(tmp_path: Path, name: str, text: str) ->
 def test_damaged_index_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(
-        CheckpointError, match=r"model\.safetensors\.index\.json is damaged: fetch the checkpoint again"
+        CheckpointError, match=r"model\.safetensors\.index\.json is damaged: download the checkpoint again"
     ):
         checkpoint.weight_files(tmp_path)
 
@@ -114,11 +114,11 @@ def test_buffers_of_integers_pass(tmp_path: Path) -> None:
 
 def test_adapter_alone(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"holds an adapter .* merge it into its base model"):
+    with pytest.raises(CheckpointError, match=r"holds only an adapter .* merge it into its base model"):
         checkpoint.read_config(tmp_path)
 
 
 def test_code_for_the_tokenizer(tmp_path: Path) -> None:
     (write_configs(tmp_path) / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
-    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json asks to run code .*auto_map"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json requires code .*auto_map"):
         checkpoint.read_config(tmp_path)

@@ -75,7 +75,7 @@ class TestWeightsWithoutAPlace:
             ),
             (
                 {"model.layers.0.self_attn.q_proj.bias": (64,)},
-                r"no place for: model\.layers\.0\.self_attn\.q_proj\.bias; take a checkpoint whose config\.json fits",
+                r"no place for: model\.layers\.0\.self_attn\.q_proj\.bias; use a checkpoint whose config\.json fits",
             ),
             ({"model.layers.0.self_attn.q_norm.weight": (16,)}, r"no place for: \S*q_norm\.weight;"),
             ({"score.weight": (1, 64)}, r"no place for: score\.weight;"),

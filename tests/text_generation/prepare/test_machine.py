@@ -12,7 +12,7 @@ def test_folders_on_one_disk_are_added_up(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     share = int(free * 0.6)
     require_disk([(tmp_path / "not" / "there", share)])
-    with pytest.raises(MachineError, match=r"too little disk: .* are needed at .* are free"):
+    with pytest.raises(MachineError, match=r"too little disk space: .* needed at .* free"):
         require_disk([(tmp_path / "a", share), (tmp_path / "b", share)])
 
 

@@ -64,7 +64,7 @@ def test_files_are_kept_and_openvino_has_the_same_tokens(tmp_path: Path, made) -
 def test_no_tokenizer_json(tmp_path: Path, file: str, named: str) -> None:
     checkpoint = write(tmp_path / "checkpoint", byte_level_tokenizer())
     (checkpoint / "tokenizer.json").rename(checkpoint / file)
-    with pytest.raises(CheckpointError, match=f"{named}.*only tokenizer.json tells"):
+    with pytest.raises(CheckpointError, match=f"{named}.*tokenizer.json is required"):
         taken(checkpoint, tmp_path / "model")
 
 
@@ -83,7 +83,7 @@ def test_chat_template_of_its_own_or_the_fallback(tmp_path: Path) -> None:
 def test_template_that_refuses_a_system_message_is_told(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", byte_level_tokenizer(), chat_template=REFUSES_SYSTEM)
     [note] = tokenizer.check_chat(folder)
-    assert "takes no system message" in note
+    assert "accepts no system message" in note
     assert "no system, please" in note
 
 

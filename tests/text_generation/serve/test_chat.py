@@ -176,7 +176,7 @@ def test_questions_that_cannot_be_asked_are_refused_with_the_reason(chat):
     for questions, says in [
         ([], "no prompt"),
         ([""], "prompt 1 of 1 is empty"),
-        (["a", "b\0c"], "prompt 2 of 2 has a null byte"),
+        (["a", "b\0c"], "prompt 2 of 2 contains a null byte"),
         (["a"] * 33, "33 prompts, but MAX_PROMPTS_PER_REQUEST is 32"),
     ]:
         with pytest.raises(RequestError, match=says):

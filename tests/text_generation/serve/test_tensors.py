@@ -35,9 +35,14 @@ def test_an_empty_tensor_has_no_texts():
     ("data", "shape", "datatype", "says"),
     [
         (b"\0\0\0\0", [1], "INT32", "pre_prompt has datatype INT32"),
-        (b"\1\0", [1], "BYTES", "cut off: element 1 has no 4-byte length"),
-        (b"\5\0\0\0abc", [1], "BYTES", "cut off: element 1 says 5 bytes, 3 are left"),
-        (pack_texts(["a"]) + struct.pack("<I", 2**32 - 1), [2], "BYTES", "element 2 says 4294967295 bytes, 0 are left"),
+        (b"\1\0", [1], "BYTES", "truncated: element 1 lacks its 4-byte length"),
+        (b"\5\0\0\0abc", [1], "BYTES", "truncated: element 1 should have 5 bytes, but 3 are left"),
+        (
+            pack_texts(["a"]) + struct.pack("<I", 2**32 - 1),
+            [2],
+            "BYTES",
+            "element 2 should have 4294967295 bytes, but 0 are left",
+        ),
         (b"\1\0\0\0\xff", [1], "BYTES", "element 1 of pre_prompt is not UTF-8"),
         (pack_texts(["a", "b"]), [3], "BYTES", "shape [3], but its data holds 2 elements"),
         (pack_texts(["a", "b"]), [], "BYTES", "shape [], but its data holds 2 elements"),
@@ -57,5 +62,5 @@ def test_inputs_are_found_by_name_wherever_they_stand():
 def test_one_text_is_one():
     assert unpack_text(tensor(pack_texts(["Hi"]), [1])) == "Hi"
     for count in (0, 2):
-        with pytest.raises(RequestError, match=f"pre_prompt has {count} elements, but takes one"):
+        with pytest.raises(RequestError, match=f"pre_prompt has {count} elements, but must have exactly one"):
             unpack_text(tensor(pack_texts(["Hi"] * count), [count]))

@@ -1,1 +1,1 @@
-"""The model commands: they parse, print, and call the library beside them."""
+"""The model commands: they parse arguments, print, and call the library."""

@@ -1,4 +1,4 @@
-"""Compress the weights of a model folder."""
+"""Compresses the weights of a model folder."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ PRECISIONS = ("FP16", "INT8", "INT4")
 
 
 def main() -> None:
-    """Run the command of this process's arguments."""
+    """Run the command with this process's arguments."""
     arguments = parse_arguments()
     from text_generation.prepare.running import run
 
@@ -20,28 +20,30 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Make FP16, INT8 and INT4 versions of a model folder that download_model.py, or optimum-cli, made."
+        description="Create FP16, INT8 and INT4 versions of a model folder made by download_model.py or optimum-cli."
     )
     parser.add_argument(
         "--model",
         required=True,
         metavar=f"{{{','.join(MODELS)}}}",
-        help="the model, by the name of its folder: one of these, or any other",
+        help="name of the model folder: one of these, or any other",
     )
     parser.add_argument(
         "--precision",
         nargs="+",
         choices=PRECISIONS,
-        help="which versions to make (default: all three)",
+        help="which versions to create (default: all three)",
     )
-    parser.add_argument("--calibrate", action="store_true", help="INT4: slower, and closer to the original (AWQ)")
-    parser.add_argument("--output-dir", type=Path, default=Path(), help="where the folders are (default: here)")
+    parser.add_argument("--calibrate", action="store_true", help="INT4: slower, but closer to the original (AWQ)")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(), help="directory of the folders (default: current directory)"
+    )
     parser.add_argument("--force", action="store_true", help="replace existing folders once the new ones are complete")
     arguments = parser.parse_args()
     if not is_name(arguments.model):
-        parser.error(f"--model {arguments.model}: not the name of a model folder; where it lies, --output-dir says")
+        parser.error(f"--model {arguments.model}: not the name of a model folder; give its location in --output-dir")
     if arguments.calibrate and "INT4" not in (arguments.precision or PRECISIONS):
-        parser.error("--calibrate is for INT4")
+        parser.error("--calibrate applies to INT4 only")
     return arguments
 
 
@@ -82,7 +84,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
 
 
 def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]) -> None:
-    """Print what became of each folder; the first is what the others are compared with, in a column `comparison`."""
+    """Print size and perplexity of each folder; the column `comparison` is relative to the first."""
     from tqdm import tqdm
 
     from text_generation.prepare.machine import available_memory, gigabytes
@@ -96,7 +98,7 @@ def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]
             perplexities[folder] = perplexity(folder)
         else:
             remarks.append(
-                f"The perplexity of {folder} is left out: it takes {gigabytes(needed)} of memory, "
+                f"The perplexity of {folder} was not computed: this takes {gigabytes(needed)} of memory, but only "
                 f"{gigabytes(available)} are free."
             )
     width = max(len(str(folder)) for folder in folders)

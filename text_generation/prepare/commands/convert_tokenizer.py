@@ -1,6 +1,6 @@
-"""Make the tokenizer of a model folder as an OpenVINO model: `python -m ...convert_tokenizer FOLDER`.
+"""Converts the tokenizer of a model folder to an OpenVINO model: `python -m ...convert_tokenizer FOLDER`.
 
-A process of its own, in which transformers finds no torch to import.
+This is a separate process so that transformers finds no torch to import.
 """
 
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Convert the tokenizer of the folder that is this process's argument."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say that a module can't be imported
+    """Convert the tokenizer of the folder given as this process's argument."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes Python refuse to import it
     from text_generation.prepare import tokenizer
     from text_generation.prepare.running import run
 

@@ -1,4 +1,4 @@
-"""Download a chat model and make an OpenVINO model folder of it: exported in FP32, or as it was exported already."""
+"""Downloads a chat model and creates an OpenVINO model folder, exporting the model in FP32 unless it is exported."""
 
 import argparse
 import time
@@ -9,7 +9,7 @@ from text_generation.prepare.models import MODELS, HubRepository, PackagedGguf, 
 
 
 def main() -> None:
-    """Run the command of this process's arguments."""
+    """Run the command with this process's arguments."""
     arguments = parse_arguments()
     from text_generation.prepare.running import run
 
@@ -18,26 +18,30 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Download a chat model and export it to OpenVINO IR in FP32, with all that is needed to serve it. "
-        "A repository that holds an OpenVINO IR already is taken as it is."
+        description="Download a chat model and export it to OpenVINO IR in FP32, with everything needed to serve it. "
+        "A repository that already holds an OpenVINO IR is used as it is."
     )
     parser.add_argument(
         "--model",
         required=True,
         metavar=f"{{{','.join(MODELS)}}}",
-        help="the model: one of these, or ORG/NAME for any other at the Hugging Face Hub; the folder has its name "
-        "(with --source: any name for the folder)",
+        help="the model: one of these, or ORG/NAME for any other on the Hugging Face Hub; also names the folder "
+        "(with --source: any name)",
     )
-    parser.add_argument("--output-dir", type=Path, default=Path(), help="where to put the folder (default: here)")
-    parser.add_argument("--source", type=Path, metavar="PATH", help="export this checkpoint folder, download nothing")
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path(), help="where to create the folder (default: current directory)"
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="PATH", help="export this checkpoint folder instead of downloading one"
+    )
     parser.add_argument("--revision", help="branch, tag or commit of the Hugging Face repository (default: main)")
     parser.add_argument("--force", action="store_true", help="replace an existing folder once the new one is complete")
     arguments = parser.parse_args()
     model = model_for(arguments.model)
     if not (model or (arguments.source and is_name(arguments.model))):
-        parser.error(f"--model {arguments.model}: neither {', '.join(MODELS)} nor ORG/NAME at the Hugging Face Hub")
+        parser.error(f"--model {arguments.model}: neither {', '.join(MODELS)} nor ORG/NAME on the Hugging Face Hub")
     if arguments.revision and not (model and isinstance(model.source, HubRepository) and not arguments.source):
-        parser.error("--revision is for models that come from the Hugging Face Hub")
+        parser.error("--revision applies only to models from the Hugging Face Hub")
     return arguments
 
 
@@ -74,13 +78,13 @@ def download_model(arguments: argparse.Namespace) -> None:
             else:
                 from text_generation.prepare import hub
 
-                assert isinstance(source, HubRepository), "parse_arguments lets in nothing else"
+                assert isinstance(source, HubRepository), "parse_arguments accepts nothing else"
                 revision = arguments.revision or "main"
                 print(f"Getting {name} from {hub.page(source.name)} ({revision})", flush=True)
                 found = hub.download(source.name, revision, destination=new, describe=describe)
 
             if found.is_exported:
-                print(f"Taking the OpenVINO model of {found.source}", flush=True)
+                print(f"Using the OpenVINO model of {found.source}", flush=True)
             else:
                 print(f"Exporting {found.source} to OpenVINO IR in FP32", flush=True)
             from text_generation.prepare import assembly

@@ -1,4 +1,4 @@
-"""The engines, by the names that ENGINE takes; importing one imports no other, since each brings seconds of imports."""
+"""The engines by their ENGINE names. Importing one does not import the others, since each adds seconds of imports."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ _CLASSES = {"optimum": ("optimum", "OptimumEngine"), "genai": ("genai", "GenaiEn
 
 
 def engine_class(name: EngineName) -> "type[Engine]":
-    """The class of an engine."""
+    """Return the class of an engine."""
     module, attribute = _CLASSES[name]
     found: type[Engine] = getattr(import_module(f"{__name__}.{module}"), attribute)
     return found

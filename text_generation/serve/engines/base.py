@@ -1,4 +1,4 @@
-"""What an engine is: it takes token ids and gives token ids; of text it knows nothing."""
+"""The engine interface: an engine takes and returns token ids and never handles text."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 
-# A request that waits has an empty step this often, in seconds: a server learns that a client has left only when it
-# sends it something.
+# How often, in seconds, a waiting request yields an empty step: a server notices that a client has left only when it
+# sends something.
 KEEPALIVE_S = 1.0
 
 
 @dataclass(slots=True)
 class NewTokens:
-    """What a step generated for one prompt: token ids and, where they were asked for, a log-probability for each."""
+    """The output of one step for one prompt: token ids and, if requested, a log-probability for each."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
 
-# One for each prompt of the request, empty where the prompt got no token.
+# One entry per prompt of the request, empty if the prompt got no token.
 Step = list[NewTokens]
 
 
@@ -28,8 +28,8 @@ Step = list[NewTokens]
 class Work:
     """One request to an engine.
 
-    Each prompt, a list of token ids, is followed by as many tokens as its place in `budgets` says, or ends sooner
-    behind the first token of `stop_token_ids`, which is given out too.
+    For each prompt, a list of token ids, the engine generates the number of tokens in `budgets`, or stops sooner after
+    the first token in `stop_token_ids`, which is also returned.
     """
 
     prompts: list[list[int]]
@@ -39,7 +39,7 @@ class Work:
 
 
 class Engine(ABC):
-    """A model that serves requests from any number of threads. Making one begins to load it."""
+    """A model that serves requests from any number of threads. The constructor starts to load it."""
 
     supports_response_format = False
 
@@ -48,22 +48,22 @@ class Engine(ABC):
 
     @abstractmethod
     def wait_ready(self) -> None:
-        """Wait until the model is loaded; raises whatever went wrong."""
+        """Wait until the model is loaded; raises any error that occurred."""
 
     @property
     def cache_bytes_per_token(self) -> int | None:
-        """What a token takes in the key-value cache; None where the engine itself keeps to KV_CACHE_GB."""
+        """Bytes per token in the key-value cache; None if the engine enforces KV_CACHE_GB itself."""
         return None
 
     @property
     def cache_usage(self) -> float | None:
-        """The share of KV_CACHE_GB that running requests use; None where the engine does not know."""
+        """Share of KV_CACHE_GB that running requests use; None if the engine does not know."""
         return None
 
     @abstractmethod
     def generate(self, work: Work) -> Generator[Step]:
-        """Generate step by step; closing the generator gives up all that it holds."""
+        """Generate step by step; closing the generator releases everything it holds."""
 
     @abstractmethod
     def close(self) -> None:
-        """Stop the engine and end what runs on it."""
+        """Stop the engine and all requests running on it."""

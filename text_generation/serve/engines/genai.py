@@ -28,11 +28,11 @@ _WORKER = "text_generation.serve.engines.genai_worker"
 
 
 class GenaiEngine(Engine):
-    """The pipeline steps in a process of its own. A thread here puts what comes from it into a queue per request, from
-    which the request's own thread takes all that has piled up as one step of its Generation.
+    """Runs the pipeline in a separate process. A thread here puts the tokens from that process into one queue per
+    request, and the request's own thread takes everything that has queued up as one step of its Generation.
 
-    Where the process dies, what ran is lost with an error, and the thread starts another one, for which requests wait.
-    Where that one can't be started, they have the reason as their error, and the next request has it tried again.
+    If the process dies, running requests fail with an error and the thread starts another process, for which new
+    requests wait. If that can't be started, they fail with the reason, and the next request triggers another attempt.
     """
 
     supports_response_format = True
@@ -40,7 +40,7 @@ class GenaiEngine(Engine):
     def __init__(self, settings: Settings):
         self._settings = settings
         self._request_ids = itertools.count()
-        # Guards what follows. Requests are those that have not ended; the process takes them while it is ready.
+        # Guards the fields below. `_requests` are those that have not ended; they are sent once the process is ready.
         self._changed = threading.Condition()
         self._requests: dict[int, tuple[Request, SimpleQueue[Tokens | End]]] = {}
         self._closed = False
@@ -93,7 +93,7 @@ class GenaiEngine(Engine):
         while True:
             try:
                 events = self._process.connection.recv()
-            except Exception:  # the process has ended, or what it says can't be read
+            except Exception:  # the process has ended, or its message can't be read
                 if self._replace_process():
                     continue
                 return
@@ -107,14 +107,17 @@ class GenaiEngine(Engine):
                     queue.put(event)
 
     def _replace_process(self) -> bool:
-        """End what ran and have another process, now or when somebody asks for it; False where the engine is closed."""
+        """Fail the running requests and start another process, retrying with the next request if that fails.
+
+        Returns False if the engine is closed.
+        """
         reason = f"the generating process ended ({self._process.exit_code()})"
         with self._changed:
             self._ready = False
             self._cache_usage = 0.0
             self._end_all(reason)
         while not self._closed:
-            logger.error("%s: starting another one", reason)
+            logger.error("%s: starting a new one", reason)
             try:
                 with self._changed:
                     if self._closed:
@@ -144,17 +147,17 @@ class GenaiEngine(Engine):
 
 
 class _Process:
-    """A worker process, which begins to load the pipeline, and the connection to it."""
+    """A worker process, which starts to load the pipeline, and the connection to it."""
 
     def __init__(self, settings: Settings):
         self.connection, other_end = multiprocessing.Pipe()
         with other_end:
             self._process = subprocess.Popen(
-                # -P: nothing is imported from the folder that the server happens to run in
+                # -P: import nothing from the server's working directory
                 [_python(), "-P", "-m", _WORKER, str(other_end.fileno())],
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 pass_fds=[other_end.fileno()],
-                start_new_session=True,  # Ctrl-C is for the server, which ends this process in its turn
+                start_new_session=True,  # Ctrl-C is for the server, which then ends this process
             )
         self.send(
             PipelineSettings(
@@ -167,42 +170,42 @@ class _Process:
         )
 
     def wait_loaded(self) -> None:
-        """Wait until the pipeline is loaded; where that fails, end the process and raise the error."""
+        """Wait until the pipeline is loaded; if loading fails, end the process and raise the error."""
         try:
             error = self.connection.recv()
         except (EOFError, OSError):
-            error = RuntimeError(f"the generating process ended while it loaded ({self.exit_code()})")
+            error = RuntimeError(f"the generating process ended while loading ({self.exit_code()})")
         if error is not None:
             self.kill()
             raise error
 
     def send(self, message: PipelineSettings | Request | Cancel) -> None:
-        """Send; what can't be received any more is dropped, as the thread that reads learns of the end too."""
+        """Send a message; if the process has ended, the message is dropped, and the reading thread notices the end."""
         with contextlib.suppress(OSError):
             self.connection.send(message)
 
     def exit_code(self) -> int:
-        """The exit code of a process whose connection has ended, which can be a moment before its own end."""
+        """Return the exit code after the connection has ended, which may be shortly before the process itself ends."""
         try:
             return self._process.wait(5)
         except subprocess.TimeoutExpired:
             return self.kill()
 
     def kill(self) -> int:
-        """End it at once, which loses nothing that lasts; the exit code."""
+        """Kill the process, which holds no persistent state, and return its exit code."""
         self._process.kill()
         return self._process.wait()
 
 
 def _generation_configs(work: Work) -> list[dict[str, Any]]:
-    """The fields of a GenerationConfig for each prompt. Each prompt draws numbers of its own, from one seed too."""
+    """Return the fields of a GenerationConfig per prompt. Each prompt gets its own seed, derived from the request's."""
     sampling = work.sampling
     config = {
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "stop_token_ids": set(work.stop_token_ids),
-        # With none the pipeline would take the model folder's own.
+        # With no stop tokens, the pipeline would use the model folder's own.
         "ignore_eos": not work.stop_token_ids,
         "logprobs": int(sampling.logprobs),
     }
@@ -221,7 +224,7 @@ def _generation_configs(work: Work) -> list[dict[str, Any]]:
 
 
 def _steps(queue: SimpleQueue[Tokens | End], count: int) -> Generator[Step]:
-    """All that has come since the last step; an empty step where nothing has come for a while."""
+    """Yield everything received since the last step; an empty step if nothing was received for KEEPALIVE_S."""
     end = None
     while end is None:
         step = [NewTokens() for _ in range(count)]
@@ -245,7 +248,7 @@ def _steps(queue: SimpleQueue[Tokens | End], count: int) -> Generator[Step]:
 
 
 def _python() -> str:
-    """The interpreter's program; inside the model server sys.executable may be the server's."""
+    """Return the Python interpreter's path; inside the model server, sys.executable may be the server's."""
     if Path(sys.executable).name.startswith("python"):
         return sys.executable
     return shutil.which("python3") or "python3"

@@ -1,4 +1,4 @@
-"""What GenaiEngine and its worker process say to each other."""
+"""The messages between GenaiEngine and its worker process."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PipelineSettings:
-    """The first message to the worker; it answers with None when it is ready, else with the error."""
+    """The first message to the worker, which replies with None when it is ready, or with an error."""
 
     model_path: Path
     device: str
@@ -19,7 +19,7 @@ class PipelineSettings:
 @dataclass(frozen=True, slots=True)
 class Request:
     """To the worker: prompts as token ids, with the fields of a GenerationConfig for each, and the JSON schema that
-    their completions must fit."""
+    their completions must match."""
 
     request_id: int
     prompts: list[list[int]]
@@ -29,14 +29,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Tells the worker to drop the rest of this request."""
+    """To the worker: drop the rest of this request."""
 
     request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """From the worker: what one step generated for the prompt at place `row` of a request."""
+    """From the worker: the tokens that one step generated for the prompt with index `row` in a request."""
 
     request_id: int
     row: int
@@ -46,7 +46,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """From the worker: the request is over. `error` is why, None where all its prompts have their completions."""
+    """From the worker: the request has ended; `error` is None if all its prompts were completed."""
 
     request_id: int
     error: Exception | None = None
@@ -54,10 +54,10 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class CacheUsage:
-    """From the worker: the share of the key-value cache that running requests use, where it has changed."""
+    """From the worker: the share of the key-value cache that running requests use, sent when it changes."""
 
     share: float
 
 
-# A message from the worker: all that the steps since the last one brought.
+# A message from the worker: all events since the last message.
 Events = list[Tokens | End | CacheUsage]

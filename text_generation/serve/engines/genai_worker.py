@@ -1,7 +1,7 @@
-"""The process in which GenAI's pipeline runs: prompts come in and token ids go out over a connection.
+"""The process that runs GenAI's pipeline: it receives prompts and sends token ids over a connection.
 
-`ContinuousBatchingPipeline.step()` keeps Python's global lock from its beginning to its end. In the server's own
-process nothing else could go on meanwhile: no text piece on its way to a client, no health check.
+`ContinuousBatchingPipeline.step()` holds Python's global interpreter lock from start to end. In the server's process it
+would block everything else: sending text pieces to clients, and health checks.
 """
 
 import itertools
@@ -27,16 +27,16 @@ from text_generation.serve.engines.genai_messages import (
     Tokens,
 )
 
-# Tokens of one step, running answers and a part of a waiting prompt together. Half of GenAI's default halves the pause
-# that a long prompt makes in everybody's answers, and its own first token comes hardly later (benchmarks/README.md).
+# Tokens per step, for the running answers and a part of a waiting prompt. Half of GenAI's default halves the pause that
+# a long prompt causes in all other answers, and hardly delays its own first token (benchmarks/README.md).
 MAX_BATCHED_TOKENS = 128
-# While several requests run, their tokens are sent at most this often. Each message wakes a thread of the server and a
-# client for every request, on cores that the pipeline needs, and a reader can't tell 25 updates a second from 60.
+# Minimum interval between messages while several requests run. Each message wakes a server thread and a client per
+# request on cores that the pipeline needs, and readers can't tell 25 updates per second from 60.
 SEND_INTERVAL_S = 0.04
 
 
 class Worker:
-    """Steps the pipeline while there are requests; between two steps others join and leave."""
+    """Steps the pipeline while there are requests, which may join and leave between two steps."""
 
     def __init__(self, pipeline: ov_genai.ContinuousBatchingPipeline, connection: Connection):
         self._pipeline = pipeline
@@ -44,12 +44,12 @@ class Worker:
         self._handle_ids = itertools.count()
         self._running: dict[int, _Running] = {}  # by request_id
         self._cache_usage = CacheUsage(0.0)
-        self._begun: set[int] = set()  # request_ids of those that have a token
+        self._begun: set[int] = set()  # request_ids with at least one token
         self._unsent: Events = []
         self._last_sent = 0.0
 
     def run(self) -> None:
-        """Serve until the other side is gone (EOFError)."""
+        """Serve until the connection is closed (EOFError)."""
         while True:
             while not self._running or self._connection.poll():
                 self._take(self._connection.recv())
@@ -58,7 +58,7 @@ class Worker:
             except Exception as error:
                 failure = RuntimeError(str(error))
                 self._connection.send([*self._unsent, *(End(request_id, failure) for request_id in self._running)])
-                raise  # the pipeline's state is unknown now; another worker starts afresh
+                raise  # the pipeline's state is unknown now; the engine starts a new worker
             events = self._collect()
             self._unsent += events
             if self._is_due(events):
@@ -85,7 +85,7 @@ class Worker:
             events += running.collect()
             if running.over:
                 del self._running[request_id]
-        # The pipeline's own figure stays what it was at the last step when nothing runs any more.
+        # When nothing runs any more, the pipeline's own figure remains that of the last step.
         usage = CacheUsage(self._pipeline.get_metrics().cache_usage / 100 if self._running else 0.0)
         if usage != self._cache_usage:
             self._cache_usage = usage
@@ -93,7 +93,7 @@ class Worker:
         return events
 
     def _is_due(self, events: Events) -> bool:
-        """Whether to send now: a request has its first token or its end, or runs alone, or the interval is over."""
+        """Whether to send now: a request got its first token, has ended, or runs alone, or the interval has passed."""
         begun = {event.request_id for event in events if isinstance(event, Tokens)}
         awaited = not begun <= self._begun or any(isinstance(event, End) for event in events)
         self._begun = (self._begun | begun) & self._running.keys()
@@ -101,14 +101,14 @@ class Worker:
 
 
 class _Running:
-    """One request's way through the pipeline, with a handle for each prompt that has not ended."""
+    """A request in the pipeline, with a handle for each prompt that has not ended."""
 
     def __init__(self, request: Request):
         self._request = request
-        self._handles: dict[int, ov_genai.GenerationHandle] = {}  # by the prompt's place in the request
+        self._handles: dict[int, ov_genai.GenerationHandle] = {}  # by the prompt's index in the request
 
     def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, handle_ids: Iterator[int]) -> None:
-        """Hand the prompts to the pipeline, which raises where it refuses one."""
+        """Add the prompts to the pipeline, which raises if it rejects one."""
         extra = {}
         if self._request.json_schema is not None:
             extra["structured_output_config"] = ov_genai.StructuredOutputConfig(json_schema=self._request.json_schema)
@@ -123,16 +123,16 @@ class _Running:
         return not self._handles
 
     def cancel(self) -> None:
-        """Have the pipeline drop the prompts at its next step."""
+        """Make the pipeline drop the prompts at its next step."""
         for handle in self._handles.values():
             handle.cancel()
 
     def collect(self) -> Events:
-        """What the last step brought."""
+        """Return the events of the last step."""
         request_id = self._request.request_id
         events: Events = []
         for row, handle in list(self._handles.items()):
-            status = handle.get_status()  # before reading: what comes after it is read next time
+            status = handle.get_status()  # before reading, so that no tokens are missed when it has ended
             while handle.can_read():
                 for output in handle.read().values():
                     logprobs = output.generated_log_probs if self._request.configs[row].get("logprobs") else []
@@ -167,7 +167,7 @@ def main() -> None:
     try:
         Worker(pipeline, connection).run()
     except (EOFError, OSError):
-        os._exit(0)  # the server is gone; the pipeline's own end would complain of what still runs
+        os._exit(0)  # the server is gone; the pipeline's destructor would complain about unfinished requests
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hugging Face Optimum's OpenVINO model in a decode loop of our own: what the demo describes, without generate()."""
+"""Runs Hugging Face Optimum's OpenVINO model as the original demo does, with a decode loop in place of generate()."""
 
 import ctypes
 import math
@@ -20,9 +20,9 @@ TRIM_INTERVAL_S = 1.0
 
 
 class OptimumEngine(Engine):
-    """Each request is one left-padded batch on an infer request of its own; requests share the compiled model.
+    """Runs each request as one left-padded batch on its own infer request; all requests share the compiled model.
 
-    A request runs in the thread that iterates over it, so an abandoned one costs nothing.
+    A request runs in the thread that iterates over it, so an abandoned request costs nothing.
     """
 
     def __init__(self, settings: Settings):
@@ -32,8 +32,8 @@ class OptimumEngine(Engine):
         self._last_trim = 0.0
 
     def wait_ready(self) -> None:
-        torch.set_num_threads(1)  # torch only draws tokens here; more threads would fight OpenVINO's for the cores
-        # On a GPU Optimum would keep compiled kernels in the model folder, which may be read-only.
+        torch.set_num_threads(1)  # torch only samples tokens here; more threads would compete with OpenVINO's
+        # On a GPU, Optimum would cache compiled kernels in the model folder, which may be read-only.
         device, ov_config = compile_options(self._settings.device, {"CACHE_DIR": ""} | self._settings.ov_config)
         model = OVModelForCausalLM.from_pretrained(
             self._settings.model_path, export=False, compile=False, device=device, ov_config=ov_config
@@ -44,13 +44,13 @@ class OptimumEngine(Engine):
 
     @property
     def _loaded(self) -> OVModelForCausalLM:
-        assert self._model is not None, "wait_ready comes first, and close last"
+        assert self._model is not None, "call wait_ready first, and close last"
         return self._model
 
     @property
     def cache_bytes_per_token(self) -> int:
-        """At 24 bits a value, which its 8 bits, their upkeep and the room that the cache grows into were measured to
-        come to (SECURITY.md)."""
+        """Counted at 24 bits per value, a bound measured for 8-bit values with their overhead and the cache's spare
+        capacity (SECURITY.md)."""
         return 3 * sum(cached_values(state.get_info().data_shape) for state in self._loaded.model.get_variables())
 
     def close(self) -> None:
@@ -63,8 +63,8 @@ class OptimumEngine(Engine):
             self._give_back_memory()
 
     def _give_back_memory(self) -> None:
-        """Give the system back what has been freed. malloc keeps it, and the more of it, the longer prompts of mixed
-        lengths are served. This takes some milliseconds, hence only so often.
+        """Return freed memory to the system. malloc keeps it, and ever more of it while prompts of mixed lengths are
+        served. This takes a few milliseconds, so its rate is limited.
         """
         now = time.monotonic()
         if self._malloc_trim is not None and now - self._last_trim >= TRIM_INTERVAL_S:
@@ -95,10 +95,10 @@ class OptimumEngine(Engine):
 
 
 class _Batch:
-    """The rows of one request: the tokens they hold so far, and an infer request, and so a cache, of their own.
+    """The rows of one request: their tokens so far, and their own infer request and hence key-value cache.
 
-    Optimum's `forward` gives the model the same inputs, but it computes them all again and copies the logits for each
-    token, which on a small model takes 4% of the time.
+    Optimum's `forward` passes the same inputs to the model, but it recomputes them all and copies the logits for each
+    token, which takes 4% of the time on a small model.
     """
 
     def __init__(self, model: ov.CompiledModel, prompts: list[list[int]], budget: int):
@@ -116,7 +116,7 @@ class _Batch:
         return torch.from_numpy(self._token_ids[:, : self._length])
 
     def logits(self) -> torch.Tensor:
-        """Run the model on the tokens that it has not seen; float [n, vocabulary], valid until the next call."""
+        """Run the model on the tokens it has not seen; returns float [n, vocabulary], valid until the next call."""
         inputs = {
             "input_ids": np.ascontiguousarray(self._input_ids),
             "attention_mask": np.ascontiguousarray(self._attention_mask[:, : self._length]),
@@ -129,10 +129,10 @@ class _Batch:
         return torch.from_numpy(self._request.get_tensor("logits").data)[:, -1]
 
     def append(self, token_ids: np.ndarray, kept: list[int]) -> None:
-        """Go on with these rows alone, each with its token of `token_ids`, int64 [n].
+        """Append each row's token from `token_ids`, int64 [n], and keep only the rows `kept`.
 
-        The cache is gathered by beam_idx before it is used, so naming only the rows that go on drops the finished ones
-        out of the batch: they cost nothing from here on.
+        The model reorders the cache by beam_idx before using it, so listing only the kept rows drops the finished ones
+        from the batch: they cost nothing from here on.
         """
         self._rows = np.array(kept, dtype=np.int32)
         if len(kept) < len(token_ids):
@@ -145,18 +145,18 @@ class _Batch:
 
 
 def cached_values(shape: ov.PartialShape) -> int:
-    """Values that one token adds to a state of this shape: [batch, heads, length, head size], the first and third of
-    them dynamic. 0 for a state of fixed size, which does not grow."""
+    """Return how many values one token adds to a state of this shape, [batch, heads, length, head size], of which batch
+    and length are dynamic; 0 for a state of fixed size, which does not grow."""
     if not any(dimension.is_dynamic for dimension in shape[1:]):
         return 0
     return math.prod(dimension.get_length() for dimension in shape if dimension.is_static)
 
 
 def left_pad(prompts: list[list[int]], budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and attention mask, both int64 [n, longest prompt + budget]; the last `budget` ids are yet to come.
+    """Return token ids and attention mask, both int64 [n, longest prompt + budget]; the last `budget` ids are zeros.
 
-    The padding repeats the prompt's own first token: it is masked out of attention, and the repetition penalty, which
-    looks at all ids, sees none that the prompt does not have.
+    The padding repeats the prompt's own first token: attention masks it out, and the repetition penalty, which looks
+    at all ids, sees none that are not in the prompt.
     """
     longest = max(map(len, prompts))
     token_ids = np.zeros((len(prompts), longest + budget), dtype=np.int64)
@@ -170,10 +170,10 @@ def left_pad(prompts: list[list[int]], budget: int) -> tuple[np.ndarray, np.ndar
 
 
 def keep_last_logits(model: ov.Model) -> None:
-    """Make the model compute logits for the last position only, [n, 1, vocabulary], all that generation looks at.
+    """Make the model compute logits for the last position only, [n, 1, vocabulary], which is all generation needs.
 
-    The exported model has them for every position of a prompt, which costs most of the memory and a good part of the
-    time of a long prefill. A model of a shape not known here is left as it is.
+    The exported model computes them for every position of a prompt, which takes most of the memory and a good part of
+    the time of a long prefill. A model with an unknown structure is left unchanged.
     """
     projection = model.output("logits").get_node().input_value(0).get_node()
     while projection.get_type_name() in ("Convert", "Multiply", "Divide", "Tanh"):  # precision and logit soft-capping

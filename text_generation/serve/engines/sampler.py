@@ -1,4 +1,4 @@
-"""Draws tokens for the Optimum engine."""
+"""Samples tokens for the Optimum engine."""
 
 import torch
 from transformers import (
@@ -13,7 +13,7 @@ from text_generation.serve.sampling import SamplingParams
 
 
 class Sampler:
-    """Draws the next tokens of one request with a random generator of its own, so a seed repeats under concurrency."""
+    """Samples the next tokens of one request with its own random generator, so that a seed works under concurrency."""
 
     def __init__(self, params: SamplingParams):
         self._params = params
@@ -35,12 +35,12 @@ class Sampler:
 
     @torch.inference_mode()
     def __call__(self, prompts_and_completions: torch.Tensor, logits: torch.Tensor, generated: int) -> torch.Tensor:
-        """Next token ids, int64 [n], from the tokens so far, int64 [n, length], of which the last `generated` are the
-        completions', and float logits [n, vocabulary].
+        """Return the next token ids, int64 [n], given the tokens so far, int64 [n, length], of which the last
+        `generated` belong to the completions, and float logits [n, vocabulary].
 
-        The filters see the top-k candidates alone, sorted: the result is distributed as with Hugging Face's processors
-        over the whole vocabulary, at a fraction of the work. The draw is the Gumbel-max trick (Gumbel 1954): the
-        argmax of log-probabilities plus Gumbel noise is an exact sample.
+        The filters see only the top-k candidates, sorted: the result has the same distribution as with Hugging Face's
+        processors over the whole vocabulary, at a fraction of the work. Sampling uses the Gumbel-max trick (Gumbel
+        1954): the argmax of log-probabilities plus Gumbel noise is an exact sample.
         """
         logits = self._penalize(prompts_and_completions, logits, generated)
         if self._params.greedy:
@@ -48,7 +48,7 @@ class Sampler:
         candidates = None
         if 0 < self._params.top_k < logits.shape[-1]:
             logits, candidates = logits.topk(self._params.top_k)
-        # transformers asks for types that no function of torch returns
+        # transformers declares types that no torch function returns
         logits = self._warpers(prompts_and_completions, logits)  # type: ignore[arg-type]
         noise = torch.empty_like(logits).exponential_(generator=self._random).log_().neg_()
         chosen = (logits + noise).argmax(dim=-1, keepdim=True)
@@ -59,7 +59,7 @@ class Sampler:
             logits = self._repetition(history, logits)
         presence, frequency = self._params.presence_penalty, self._params.frequency_penalty
         if generated and (presence or frequency):
-            # As OpenAI documents them: of the completion's own tokens, not the prompt's.
+            # As documented by OpenAI: for the completion's own tokens, not the prompt's.
             completions = history[:, history.shape[1] - generated :]
             counts = torch.zeros_like(logits).scatter_add_(
                 1, completions, torch.ones_like(completions, dtype=logits.dtype)
@@ -70,5 +70,5 @@ class Sampler:
 
 @torch.inference_mode()
 def chosen_logprobs(logits: torch.Tensor, token_ids: torch.Tensor) -> list[float]:
-    """The log-probability of each row's token, int64 [n], under float logits [n, vocabulary]."""
+    """Return the log-probability of each row's token, int64 [n], given float logits [n, vocabulary]."""
     return logits.log_softmax(dim=-1).gather(-1, token_ids[:, None]).squeeze(-1).tolist()
