@@ -6,8 +6,8 @@ from pathlib import Path
 
 from text_generation import model_folder, tokenizer_file
 from text_generation.prepare import machine
+from text_generation.prepare.models import FOLDER_SUFFIXES
 
-FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
 # What weights of each precision can be compressed to; weights with fewer bits are not compressed again.
 MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
 # Upper bounds of the size on disk, as shares of the FP32 weights.

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
+# The name of a compressed model's folder is the model's name followed by one of these.
+FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
+
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:

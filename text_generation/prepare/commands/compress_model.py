@@ -5,9 +5,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from text_generation.prepare.models import MODELS, is_name
-
-PRECISIONS = ("FP16", "INT8", "INT4")
+from text_generation.prepare.models import FOLDER_SUFFIXES, MODELS, is_name
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision",
         nargs="+",
-        choices=PRECISIONS,
+        choices=FOLDER_SUFFIXES,
         help="which versions to create (default: all three)",
     )
     parser.add_argument("--calibrate", action="store_true", help="INT4: slower, but closer to the original (AWQ)")
@@ -42,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not is_name(arguments.model):
         parser.error(f"--model {arguments.model}: not the name of a model folder; give its location in --output-dir")
-    if arguments.calibrate and "INT4" not in (arguments.precision or PRECISIONS):
+    if arguments.calibrate and "INT4" not in (arguments.precision or FOLDER_SUFFIXES):
         parser.error("--calibrate applies to INT4 only")
     return arguments
 
