@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from text_generation import model_folder
 from text_generation.prepare import compression
 from text_generation.prepare.models import MODELS
+from text_generation.prepare.staging import staged
 
 ROOT = Path(__file__).parent.parent
 NAME = "tiny-llama-1b-chat"
@@ -42,7 +43,7 @@ def make(folder: Path, tokenizer_folder: Path, shape: LlamaConfig = SHAPE) -> No
     if folder.exists():
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with model_folder.staged(folder) as new, TemporaryDirectory(dir=folder.parent) as scratch:
+    with staged(folder) as new, TemporaryDirectory(dir=folder.parent) as scratch:
         checkpoint = Path(scratch) / "checkpoint"
         _save_checkpoint(checkpoint, shape, tokenizer_folder)
         # A process of its own, so that the memory of the export is gone before the compression takes its own.

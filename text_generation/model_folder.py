@@ -6,13 +6,7 @@ copy or a full disk) is detected in milliseconds rather than by a crash while th
 tools, such as `optimum-cli export openvino`, have no such record; they are checked by their IR alone.
 """
 
-import fcntl
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +17,6 @@ from text_generation import ir
 from text_generation.ir import Ir
 
 MODEL_INFO = "model_info.json"
-LOCK = "lock"
 NEEDED_FILES = (
     "openvino_model.xml",
     "openvino_model.bin",
@@ -180,72 +173,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-@contextmanager
-def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty folder to write into, which becomes `folder` if the block succeeds and is removed if it fails.
-
-    The block must leave a complete model folder, including model_info.json. The new folder lies next to `folder` in
-    `.NAME.partial`, with a lock that is released when the process ends: leftovers of a killed run are removed by the
-    next one, but never while a run is still at work. With `replace`, an existing folder is moved aside once the new one
-    is complete and on disk; if the process is killed between the two renames, the next run undoes the first.
-
-    Raises ModelFolderError if `folder` exists and may not be replaced or is not a model folder, if it is a dangling
-    symlink, or if another process is writing it.
-    """
-    if folder.is_symlink() and not folder.exists():
-        raise ModelFolderError(f"{folder} is a dangling symlink: remove it, or create the folder that it points to")
-    partial = _partial(folder)
-    with _locked(partial):
-        # A new name each time, because a child of a killed run may still be writing under that run's name.
-        new, old = partial / f"new-{uuid.uuid4().hex[:8]}", partial / "old"
-        _undo_swap(folder, old)
-        for leftover in partial.iterdir():
-            if leftover.is_dir() and not leftover.is_symlink():
-                # Whatever such a child still writes is removed with `partial`; only `old` must be gone now.
-                shutil.rmtree(leftover, ignore_errors=leftover != old)
-            elif leftover.name != LOCK:
-                leftover.unlink()
-        if folder.exists() and not (replace and _is_ours_to_replace(folder)):
-            raise exists_error(folder)
-        new.mkdir()
-        yield new
-        check(new)
-        for path in (*new.rglob("*"), new):
-            _flush(path)
-        try:
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-        finally:
-            _undo_swap(folder, old)
-        _flush(folder.parent)
-
-
-def recover(folder: Path) -> None:
-    """Undo and remove what a killed run left next to `folder`, like `staged`, but without writing a folder.
-
-    Raises ModelFolderError if another process is writing the folder.
-    """
-    partial = _partial(folder)
-    if partial.exists():
-        with _locked(partial):
-            _undo_swap(folder, partial / "old")
-
-
-@contextmanager
-def fail_if_replaced(folder: Path, found: os.stat_result) -> Iterator[None]:
-    """Run a block that reads a folder; `found` is the folder's status from before the block.
-
-    Raises ModelFolderError if the folder has been replaced by the end of the block. It takes precedence over an error
-    of the block, which is then a consequence.
-    """
-    try:
-        yield
-    finally:
-        if not (folder.exists() and os.path.samestat(folder.stat(), found)):
-            raise ModelFolderError(f"{folder} was replaced while it was in use: run this again")
-
-
 def is_complete(folder: Path) -> bool:
     """Whether the folder passes `check`."""
     try:
@@ -255,72 +182,9 @@ def is_complete(folder: Path) -> bool:
     return True
 
 
-def exists_error(folder: Path) -> ModelFolderError:
-    """Return the error for a folder that already exists, worded for what it holds."""
-    if not _is_ours_to_replace(folder):
-        return ModelFolderError(
-            f"{folder} exists and is not a model folder: move it away, or choose another --output-dir"
-        )
-    try:
-        check(folder)
-    except ModelFolderError as error:
-        return ModelFolderError(f"{folder} exists but is incomplete ({error}): use --force to replace it")
-    return ModelFolderError(f"{folder} exists and is complete: use --force to recreate it")
-
-
 def write_info(folder: Path, *, model: str, precision: str, source: str, packages: dict[str, str]) -> None:
     """Write model_info.json into a folder that has all its other files."""
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     info = ModelInfo(model, precision, source, packages, sizes)
     (folder / MODEL_INFO).write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
-
-
-def _is_ours_to_replace(folder: Path) -> bool:
-    """Whether the folder is empty or has a file of an OpenVINO model; if not, it may be a checkpoint or user files."""
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    return not names or not names.isdisjoint((MODEL_INFO, "openvino_model.xml", "openvino_model.bin"))
-
-
-def _partial(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.partial"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Create a folder that only this process may use, and remove it with its content at the end."""
-    lock_path = folder / LOCK
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = lock_path.open("w")
-        except FileNotFoundError:
-            continue  # the previous run has just removed its folder
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ModelFolderError(f"{folder} is in use: another run is writing it; wait until it ends") from None
-        if lock_path.exists() and lock_path.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-            break
-        lock.close()  # its file has been removed by the previous run
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
-
-
-def _undo_swap(folder: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.rename(folder)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from pathlib import Path
 from text_generation import model_folder, tokenizer_file
 from text_generation.prepare import machine
 from text_generation.prepare.models import FOLDER_SUFFIXES
+from text_generation.prepare.staging import exists_error, recover
 
 # What weights of each precision can be compressed to; weights with fewer bits are not compressed again.
 MAKEABLE = {"FP32": ["FP16", "INT8", "INT4"], "FP16": ["INT8", "INT4"], "BF16": ["INT8", "INT4"]}
@@ -59,7 +60,7 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
     tokenizer_file.load(original)  # used only at the end, so check it now
     folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in wanted}
     for folder in folders.values():
-        model_folder.recover(folder)
+        recover(folder)
     missing = [precision for precision, folder in folders.items() if replace or not folder.exists()]
     plan = CompressionPlan(original, found, info, precision, folders, missing)
     for folder in plan.kept:
@@ -70,7 +71,7 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
 def _require_kept(folder: Path, plan: CompressionPlan) -> None:
     """Raise ModelFolderError if the folder can't be kept alongside the new ones."""
     if not (plan.missing and model_folder.is_complete(folder)):
-        raise model_folder.exists_error(folder)
+        raise exists_error(folder)
     kept = model_folder.read(folder)
     if plan.info and kept and kept.source != plan.info.source:
         raise model_folder.ModelFolderError(

@@ -48,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
     from text_generation.prepare.compression_plan import plan_compression
+    from text_generation.prepare.staging import fail_if_replaced, staged
 
     original = arguments.output_dir / arguments.model
     plan = plan_compression(original, arguments.precision, replace=arguments.force)
@@ -65,8 +66,8 @@ def compress_model(arguments: argparse.Namespace) -> None:
         from text_generation.prepare.recipes import int4_recipe
 
         with (
-            model_folder.staged(folder, replace=arguments.force) as new,
-            model_folder.fail_if_replaced(original, plan.found),
+            staged(folder, replace=arguments.force) as new,
+            fail_if_replaced(original, plan.found),
         ):
             recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
             compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)

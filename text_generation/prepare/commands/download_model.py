@@ -49,6 +49,7 @@ def download_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
     from text_generation.prepare import checkpoint
     from text_generation.prepare.machine import gigabytes
+    from text_generation.prepare.staging import staged
 
     started = time.monotonic()
     model = model_for(arguments.model)
@@ -57,7 +58,7 @@ def download_model(arguments: argparse.Namespace) -> None:
     folder = arguments.output_dir / name
     if arguments.source:
         checkpoint.require_apart(arguments.source, folder)
-    with model_folder.staged(folder, replace=arguments.force) as new:
+    with staged(folder, replace=arguments.force) as new:
 
         def describe(path: Path) -> None:
             from text_generation.prepare import assembly
