@@ -159,6 +159,9 @@ def _verify(repository: str, path: Path) -> None:
 
     The cache stores a file under its hash and links to it by name. Without symlinks (on some file systems, or with
     HF_HUB_DISABLE_SYMLINKS) it stores the file only by name, and the hash is requested from the Hub.
+
+    huggingface_hub's verify_repo_checksums can't replace this: it requests all hashes from the Hub each time, so it
+    doesn't work offline.
     """
     expected = path.resolve().name
     if expected == path.name:
@@ -173,8 +176,7 @@ def _verify(repository: str, path: Path) -> None:
             "checkpoint's folder with --source"
         )
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        hashlib.file_digest(file, lambda: digest)
     if digest.hexdigest() != expected:
         path.unlink()
         (path.parents[2] / "blobs" / expected).unlink(missing_ok=True)
