@@ -15,11 +15,11 @@ import pytest
 from filelock import FileLock
 
 from ovms_local.testing import RunningServer, serve
+from tests.support import ROOT, SMALL_MODEL
 
 # Started in the background, a shell's commands ignore Ctrl-C, and so would the processes of the tests that send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).parent.parent
 MODEL = "smollm2-135m-instruct"
 # What decides the bytes of a model folder.
 CODE = (
@@ -33,7 +33,6 @@ CODE = (
     "prepare/data/calibration.json",
 )
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
-SMALL_MODEL = "llama-2-chat-7b"  # the name that the small checkpoint goes by
 WEEK = 7 * 24 * 3600
 
 

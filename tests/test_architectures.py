@@ -18,13 +18,12 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from tests.support.checkpoints import byte_level_tokenizer, sentencepiece_tokenizer, write_checkpoint
+from tests.support.stand_in_hub import read_files, serve_hub
 from text_generation import model_folder
 from text_generation.serve.chat import Chat
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
-
-from .checkpoints import byte_level_tokenizer, sentencepiece_tokenizer, write_checkpoint
-from .stand_in_hub import read_files, serve_hub
 
 ROOT = Path(__file__).parent.parent
 

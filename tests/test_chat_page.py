@@ -23,7 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from ovms_local.testing import RunningServer, free_port, serve
-from tests.stress import watch
+from tests.support import watch
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "chat_page"

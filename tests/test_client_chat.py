@@ -15,8 +15,8 @@ from rich.cells import cell_len
 
 from ovms_local.testing import RunningServer, free_port, serve
 from tests.scripted_chat.scripted_answers import ANSWERS
-from tests.stress import watch
-from tests.terminal import Terminal, needs_tmux, terminal
+from tests.support import watch
+from tests.support.terminal import Terminal, needs_tmux, terminal
 
 pytestmark = pytest.mark.slow
 

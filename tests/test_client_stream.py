@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ovms_local.testing import RunningServer, serve
-from tests.stress import watch
-from tests.terminal import needs_tmux, terminal
+from tests.support import watch
+from tests.support.terminal import needs_tmux, terminal
 
 pytestmark = pytest.mark.slow
 

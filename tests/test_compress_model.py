@@ -16,11 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import ROOT
+from tests.support import SMALL_MODEL as NAME
 from text_generation import model_folder
 
-from .conftest import SMALL_MODEL as NAME
-
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "compress_model.py"
 KILLS = int(os.environ.get("KILLS", "2"))
 SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}

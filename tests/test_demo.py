@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ovms_local.testing import free_port
-from tests.stress import watch
+from tests.support import watch
 
 pytestmark = pytest.mark.slow
 

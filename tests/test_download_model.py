@@ -25,9 +25,8 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from tests.support.stand_in_hub import COMMIT, REPOSITORY, TOKEN, StandInHub, read_files, serve_hub
 from text_generation import model_folder
-
-from .stand_in_hub import COMMIT, REPOSITORY, TOKEN, StandInHub, read_files, serve_hub
 
 SCRIPT = Path(__file__).parent.parent / "download_model.py"
 NAME = "tiny-llama-1b-chat"

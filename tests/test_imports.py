@@ -29,7 +29,8 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            module = "." * node.level + (node.module or "")
+            names |= {f"{module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -42,6 +43,16 @@ def test_rules_of_import(place):
         for name in imported(source):
             broken = [rule for rule in FORBIDDEN[place] if name == rule or name.startswith(f"{rule}.")]
             assert not broken, f"{source.relative_to(ROOT)} imports {name}"
+
+
+def test_tests_share_what_is_in_their_support_and_nothing_else():
+    """They import neither each other nor the benchmarks, whose own tests do."""
+    for source in (ROOT / "tests").rglob("*.py"):
+        own = ("tests.support", "tests.scripted_chat")
+        of_benchmarks = source.is_relative_to(ROOT / "tests" / "benchmarks")
+        for name in imported(source):
+            allowed = name.startswith(own) or not name.startswith((".", "tests.", "benchmarks."))
+            assert allowed or (of_benchmarks and name.startswith("benchmarks.")), f"{source} imports {name}"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import psutil
@@ -16,8 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
 from ovms_local.testing import RunningServer, free_port, serve
-from tests.stress import watch
-from tests.test_servable_chat import CAPITAL, as_input, ask, conversation, refused
+from tests.support import watch
+from tests.support.chat import CAPITAL, as_input, ask, conversation, refused
+from tests.support.clients import TritonStream, open_stream
 
 pytestmark = pytest.mark.slow
 
@@ -79,17 +79,11 @@ def client(watched) -> Iterator[InferenceServerClient]:
 
 
 @contextmanager
-def streaming(watched: Watched) -> Iterator[tuple[InferenceServerClient, SimpleQueue]]:
-    """An endless answer on a stream of its own, and what comes of it."""
-    arrived: SimpleQueue = SimpleQueue()
-    client = InferenceServerClient(watched.server.grpc_url)
-    client.start_stream(lambda result, error: arrived.put(error or result))
-    client.async_stream_infer("chat_stream", as_input(conversation(SECRET, **ENDLESS)))
-    try:
-        yield client, arrived
-    finally:
-        client.stop_stream(cancel_requests=True)
-        client.close()
+def streaming(watched: Watched) -> Iterator[TritonStream]:
+    """An endless answer on a stream of its own."""
+    with open_stream(watched.server.grpc_url) as stream:
+        stream.send("chat_stream", as_input(conversation(SECRET, **ENDLESS)))
+        yield stream
 
 
 def grown(before: Metrics, after: Metrics) -> Metrics:
@@ -135,8 +129,8 @@ def test_answers_count_with_what_they_cost(watched, client):
 
 def test_who_runs_waits_is_turned_away_and_leaves(watched, client):
     before, lines = watched.metrics(), len(watched.lines())
-    with streaming(watched) as (_, first):
-        first.get(timeout=60)
+    with streaming(watched) as first:
+        first.receive()
         with streaming(watched):
             watch.until(lambda: watched.metrics()["num_requests_waiting"] == 1)
             during = watched.metrics()
@@ -185,8 +179,8 @@ def test_what_goes_wrong_in_the_server_counts_too(watched):
     if not generating:
         pytest.skip("ENGINE=optimum has no process of its own to kill")
     before = watched.metrics()
-    with streaming(watched) as (_, arrived):
-        arrived.get(timeout=60)
+    with streaming(watched) as stream:
+        stream.receive()
         generating[0].kill()
         watch.until(lambda: watched.metrics()["request_errors_total internal"] == 1)
     watch.until(lambda: watched.metrics()["num_requests_running"] == 0)
@@ -204,8 +198,8 @@ def test_every_line_of_the_servables_is_json(watched):
 
 def test_scraping_does_not_wait_for_answers(watched):
     """Twenty readers at once while an answer is generated."""
-    with streaming(watched) as (_, arrived):
-        arrived.get(timeout=60)
+    with streaming(watched) as stream:
+        stream.receive()
         found: list[Metrics] = []
         readers = [threading.Thread(target=lambda: found.append(watched.metrics())) for _ in range(20)]
         for reader in readers:

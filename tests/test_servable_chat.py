@@ -6,25 +6,21 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, serve
+from tests.support.chat import CAPITAL, SUMMARY, ask, conversation, joined, refused, stream
+from tests.support.clients import text_input
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}'
-CAPITAL = "What is the capital of Japan?"
 TOKYO = "The capital of Japan is Tokyo."
-SUMMARY = ["finish_reason", "prompt_tokens", "completion_tokens", "logprobs"]
-Answer = dict[str, Any]
 
 
 @pytest.fixture(scope="module", params=["optimum", "genai"])
@@ -53,63 +49,6 @@ def client(server) -> Iterator[InferenceServerClient]:
         yield client
 
 
-def conversation(*turns: str, system: str | None = None, **parameters: Any) -> dict[str, Any]:
-    """A request: turns of the user and the assistant, one after the other."""
-    messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    return {"messages": messages} | parameters
-
-
-def as_input(request: dict[str, Any] | str) -> list[InferInput]:
-    tensor = InferInput("request", [1], "BYTES")
-    text = request if isinstance(request, str) else json.dumps(request)
-    tensor.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
-    return [tensor]
-
-
-def value(array: np.ndarray) -> Any:
-    values = [element.decode() if isinstance(element, bytes) else element for element in array.tolist()]
-    return values if array.dtype == np.float32 else values[0]
-
-
-def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
-    """The outputs of the unary graph."""
-    result = client.infer("chat", as_input(request))
-    datatypes = {output.name: output.datatype for output in result.get_response().outputs}
-    expected = dict(zip(["completion", *SUMMARY], ["BYTES", "BYTES", "INT32", "INT32", "FP32"], strict=True))
-    assert datatypes == expected
-    return {name: value(result.as_numpy(name)) for name in expected}
-
-
-def stream(server: RunningServer, request: dict[str, Any] | str) -> list[tuple[str, Any]]:
-    """Name and value of each output of the streaming graph, up to its end signal."""
-    results: SimpleQueue = SimpleQueue()
-    outputs = []
-    with InferenceServerClient(server.grpc_url) as client:
-        client.start_stream(lambda result, error: results.put(error or result))
-        client.async_stream_infer("chat_stream", as_input(request))
-        while not outputs or outputs[-1][0] != "end_signal":
-            result = results.get(timeout=60)
-            [output] = result.get_response().outputs
-            array = result.as_numpy(output.name)
-            outputs.append((output.name, value(array) if array.size else array.tolist()))
-    return outputs
-
-
-def joined(outputs: list[tuple[str, Any]]) -> Answer:
-    """What the unary graph would have given."""
-    pieces = [piece for name, piece in outputs if name == "completion"]
-    return {"completion": "".join(pieces)} | {name: content for name, content in outputs if name in SUMMARY}
-
-
-def refused(client: InferenceServerClient, request: dict[str, Any] | str) -> str:
-    with pytest.raises(InferenceServerException) as error:
-        ask(client, request)
-    assert error.value.status() == "StatusCode.INVALID_ARGUMENT"
-    return error.value.message()
-
-
 def test_an_answer_with_its_reason_and_its_cost(client, server, int8_model):
     answer = ask(client, conversation(CAPITAL))
     tokenizer = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
@@ -122,10 +61,10 @@ def test_an_answer_with_its_reason_and_its_cost(client, server, int8_model):
     }
     longer = ask(client, conversation(f"{CAPITAL} x x x"))
     assert longer["prompt_tokens"] - answer["prompt_tokens"] == len(tokenizer.encode(" x x x").ids)
-    outputs = stream(server, conversation(CAPITAL))
+    outputs = stream(server.grpc_url, conversation(CAPITAL))
     assert joined(outputs) == answer
     names = [name for name, _ in outputs]
-    assert sorted(names[-5:-1]) == sorted(SUMMARY)
+    assert sorted(names[-4:]) == sorted(SUMMARY)
     assert len([piece for name, piece in outputs if name == "completion" and piece]) > 3
 
 
@@ -161,7 +100,7 @@ def test_the_longest_answer(client, server):
     for request in (conversation("Tell me a story.", max_tokens=5), conversation("Tell me a story.", max_tokens=1)):
         answer = ask(client, request)
         assert (answer["finish_reason"], answer["completion_tokens"]) == ("length", request["max_tokens"])
-        assert joined(stream(server, request)) == answer
+        assert joined(stream(server.grpc_url, request)) == answer
     assert ask(client, conversation("Tell me a very long story."))["completion_tokens"] <= 200
     assert "max_tokens: is 201, but MAX_NEW_TOKENS" in refused(client, conversation("Hi", max_tokens=201))
 
@@ -189,7 +128,7 @@ def test_stop_strings_end_the_answer_before_them(client, server):
         answer = ask(client, request)
         assert answer["completion"] == whole[: whole.index(stop)]
         assert answer["finish_reason"] == "stop"
-        assert joined(stream(server, request)) == answer
+        assert joined(stream(server.grpc_url, request)) == answer
 
 
 def test_logprobs_are_one_for_each_token(client, server):
@@ -197,7 +136,7 @@ def test_logprobs_are_one_for_each_token(client, server):
     answer = ask(client, request)
     assert len(answer["logprobs"]) == answer["completion_tokens"]
     assert all(-5 < logprob <= 0 for logprob in answer["logprobs"])
-    assert joined(stream(server, request))["logprobs"] == pytest.approx(answer["logprobs"], abs=1e-3)
+    assert joined(stream(server.grpc_url, request))["logprobs"] == pytest.approx(answer["logprobs"], abs=1e-3)
 
 
 def test_json_that_fits_its_schema(client, engine):
@@ -279,18 +218,16 @@ def test_over_rest_with_curl(server):
 )  # fmt: skip
 def test_what_cannot_be_served_says_why_and_harms_nobody(client, server, request_text, says):
     assert says in refused(client, request_text)
-    (name, message), (end, _) = stream(server, request_text)
-    assert (name, end) == ("error_message", "end_signal")
+    [(name, message)] = stream(server.grpc_url, request_text)
+    assert name == "error_message"
     assert says in message
     assert "\n" not in message
     assert ask(client, conversation(CAPITAL))["completion"] == TOKYO
 
 
 def test_a_request_is_one_text(client):
-    tensor = InferInput("request", [2], "BYTES")
-    tensor.set_data_from_numpy(np.array([b"{}", b"{}"], dtype=np.object_))
     with pytest.raises(InferenceServerException, match="request has 2 elements, but must have exactly one"):
-        client.infer("chat", [tensor])
+        client.infer("chat", text_input("request", "{}", "{}"))
 
 
 def test_a_refusal_is_one_line_in_the_log(client, server):
@@ -308,12 +245,10 @@ def test_all_servables_of_a_process_share_one_model(int8_model):
     with serve(ROOT / "servable_all", env=env) as server:
         assert resident_bytes(server.process.pid) < alone + (int8_model / "openvino_model.bin").stat().st_size / 2
         assert server.log.count("is ready (ENGINE=") == 1
-        question = InferInput("pre_prompt", [1], "BYTES")
-        question.set_data_from_numpy(np.array([CAPITAL.encode()], dtype=np.object_))
         with InferenceServerClient(server.grpc_url) as client:
             assert "Tokyo" in ask(client, conversation(CAPITAL))["completion"]
-            assert client.infer("python_model", [question]).as_numpy("token_count")[0] > 0
-        assert "Tokyo" in joined(stream(server, conversation(CAPITAL)))["completion"]
+            assert client.infer("python_model", text_input("pre_prompt", CAPITAL)).as_numpy("token_count")[0]
+        assert "Tokyo" in joined(stream(server.grpc_url, conversation(CAPITAL)))["completion"]
         client = [sys.executable, ROOT / "client_stream.py", "--url", server.grpc_url, "-p", CAPITAL]
         done = subprocess.run(
             [*client, "--model-name", "python_model_stream"], capture_output=True, text=True, check=True, timeout=60

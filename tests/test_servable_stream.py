@@ -1,13 +1,11 @@
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.grpc import InferenceServerClient
 
-from ovms_local.testing import RunningServer, serve
+from ovms_local.testing import serve
+from tests.support.clients import TritonStream, open_stream, text_input
 
 pytestmark = pytest.mark.slow
 
@@ -15,32 +13,10 @@ ROOT = Path(__file__).parent.parent
 RELATIVITY = "What is the theory of relativity?"
 
 
-class Stream:
-    """One gRPC stream, on which questions are asked one after the other."""
-
-    def __init__(self, client: InferenceServerClient):
-        self._client = client
-        self._results: SimpleQueue[InferResult | Exception] = SimpleQueue()
-        client.start_stream(lambda result, error: self._results.put(error or result))
-
-    def ask(self, *prompts: str | bytes) -> list[tuple[str, np.ndarray]]:
-        """Name and value of each output, up to the end signal."""
-        tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
-        tensor.set_data_from_numpy(np.array(prompts, dtype=np.object_))
-        self._client.async_stream_infer("python_model", [tensor])
-        outputs = []
-        while not outputs or outputs[-1][0] != "end_signal":
-            result = self._results.get(timeout=60)
-            assert isinstance(result, InferResult), result
-            [output] = result.get_response().outputs
-            outputs.append((output.name, result.as_numpy(output.name)))
-        return outputs
-
-
-@contextmanager
-def stream(server: RunningServer) -> Iterator[Stream]:
-    with InferenceServerClient(server.grpc_url) as client:
-        yield Stream(client)
+def ask(stream: TritonStream, *prompts: str | bytes) -> list[tuple[str, np.ndarray]]:
+    """Name and value of each output, the end signal aside."""
+    stream.send("python_model", text_input("pre_prompt", *prompts))
+    return list(stream.outputs())
 
 
 def texts(outputs: list[tuple[str, np.ndarray]]) -> list[str]:
@@ -50,8 +26,13 @@ def texts(outputs: list[tuple[str, np.ndarray]]) -> list[str]:
 
 
 def test_pieces_then_the_count_then_the_end(stream_server):
-    with stream(stream_server) as opened:
-        outputs = opened.ask(RELATIVITY)
+    with open_stream(stream_server.grpc_url) as opened:
+        opened.send("python_model", text_input("pre_prompt", RELATIVITY))
+        outputs = []
+        while not outputs or outputs[-1][0] != "end_signal":
+            result = opened.receive()
+            [output] = result.get_response().outputs
+            outputs.append((output.name, result.as_numpy(output.name)))
     names = [name for name, _ in outputs]
     assert names == ["completion"] * (len(names) - 2) + ["token_count", "end_signal"]
     assert all(value.shape == (1,) for _, value in outputs[:-1])
@@ -63,8 +44,8 @@ def test_pieces_then_the_count_then_the_end(stream_server):
 
 def test_a_prompt_that_has_finished_gets_empty_pieces_while_others_go_on(stream_server):
     greetings = ["Hi", "Hello", "Hi there", "Good morning", "Thanks!", "Bye"]
-    with stream(stream_server) as opened:
-        outputs = opened.ask(*greetings, "Write a very long story about the sea.")
+    with open_stream(stream_server.grpc_url) as opened:
+        outputs = ask(opened, *greetings, "Write a very long story about the sea.")
     last_steps = np.array([value for name, value in outputs if name == "completion"][-3:])
     finished = (last_steps == b"").all(axis=0)
     assert finished.any()
@@ -73,8 +54,8 @@ def test_a_prompt_that_has_finished_gets_empty_pieces_while_others_go_on(stream_
 
 
 def test_one_stream_takes_one_request_after_another(stream_server):
-    with stream(stream_server) as opened:
-        assert texts(opened.ask(RELATIVITY)) == texts(opened.ask(RELATIVITY))
+    with open_stream(stream_server.grpc_url) as opened:
+        assert texts(ask(opened, RELATIVITY)) == texts(ask(opened, RELATIVITY))
 
 
 @pytest.mark.parametrize(
@@ -86,31 +67,29 @@ def test_one_stream_takes_one_request_after_another(stream_server):
     ],
 )
 def test_an_error_is_an_output_and_the_stream_goes_on(stream_server, prompts, says):
-    with stream(stream_server) as opened:
-        (name, message), (end, _) = opened.ask(*prompts)
-        assert (name, end) == ("error_message", "end_signal")
+    with open_stream(stream_server.grpc_url) as opened:
+        [(name, message)] = ask(opened, *prompts)
+        assert name == "error_message"
         assert says in message[0].decode()
-        assert texts(opened.ask("Hello"))
+        assert texts(ask(opened, "Hello"))
 
 
 @pytest.mark.parametrize("language", ["Chinese", "Arabic", "emoji only"])
 def test_unary_and_streaming_give_the_same_whole_text(unary_server, stream_server, language):
     question = f"Write a short poem about the sea in {language}: 海 بحر 🌊"
-    with stream(stream_server) as opened:
-        streamed = opened.ask(question)
-    tensor = InferInput("pre_prompt", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([question], dtype=np.object_))
+    with open_stream(stream_server.grpc_url) as opened:
+        streamed = ask(opened, question)
     with InferenceServerClient(unary_server.grpc_url) as client:
-        whole = client.infer("python_model", [tensor])
+        whole = client.infer("python_model", text_input("pre_prompt", question))
     assert texts(streamed) == [text.decode() for text in whole.as_numpy("completion")]
-    assert streamed[-2][1][0] == whole.as_numpy("token_count")[0]
+    assert streamed[-1][1][0] == whole.as_numpy("token_count")[0]
 
 
 def test_the_genai_engine_serves_the_same_way(int8_model):
     env = {"MODEL_PATH": str(int8_model), "ENGINE": "genai", "MAX_NEW_TOKENS": "64"}
-    with serve(ROOT / "servable_stream", env=env) as server, stream(server) as opened:
-        outputs = opened.ask(RELATIVITY, "Who is Albert Einstein?")
+    with serve(ROOT / "servable_stream", env=env) as server, open_stream(server.grpc_url) as opened:
+        outputs = ask(opened, RELATIVITY, "Who is Albert Einstein?")
         assert all(len(text) > 50 for text in texts(outputs))
-        assert [name for name, _ in outputs[-2:]] == ["token_count", "end_signal"]
-        (name, message), _ = opened.ask("")
+        assert outputs[-1][0] == "token_count"
+        [(name, message)] = ask(opened, "")
         assert (name, message[0].decode()) == ("error_message", "prompt 1 of 1 is empty")

@@ -5,12 +5,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, serve
+from tests.support.clients import text_input
 
 pytestmark = pytest.mark.slow
 
@@ -21,10 +21,8 @@ TOKYO = "What is the capital of Japan?"
 
 def infer(server: RunningServer, *prompts: bytes | str) -> tuple[list[str], int]:
     """Completions and token count of one request."""
-    tensor = InferInput("pre_prompt", [len(prompts)], "BYTES")
-    tensor.set_data_from_numpy(np.array(prompts, dtype=np.object_))
     with InferenceServerClient(server.grpc_url) as client:
-        result = client.infer("python_model", [tensor])
+        result = client.infer("python_model", text_input("pre_prompt", *prompts))
     completion, token_count = result.get_output("completion"), result.get_output("token_count")
     assert (completion.datatype, list(completion.shape)) == ("BYTES", [len(prompts)])
     assert (token_count.datatype, list(token_count.shape)) == ("INT32", [1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .conftest import ROOT
+from tests.support import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
 SERVICES = yaml.safe_load(COMPOSE.read_text())["services"]

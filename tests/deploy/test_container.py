@@ -19,7 +19,7 @@ from types import MappingProxyType
 import pytest
 import yaml
 
-from .conftest import ROOT, wait_until
+from tests.support import ROOT, watch
 
 pytestmark = [
     pytest.mark.slow,
@@ -83,7 +83,7 @@ class Image:
             "command": command,
         }
         (folder / "world.json").write_text(json.dumps(world))
-        script = Path(__file__).parent / "container_world.py"
+        script = ROOT / "tests" / "support" / "container_world.py"
         unshare = ["unshare", "--mount", "--net", "--propagation", "private"]
         return [*unshare, sys.executable, str(script), str(folder / "world.json")]
 
@@ -155,7 +155,7 @@ def docker_run(
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_until(lambda: "server is ready" in log.read_text(), process, "the container starts")
+        watch.until(lambda: "server is ready" in log.read_text(), process=process)
         assert "graph python_model is ready" in log.read_text()
         yield Container(process, uid)
     finally:

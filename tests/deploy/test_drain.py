@@ -1,7 +1,6 @@
 """The preStop hook against a real server: it returns when the last answer has been given, not before."""
 
 import contextlib
-import queue
 import re
 import subprocess
 import sys
@@ -14,9 +13,9 @@ import pytest
 import tritonclient.grpc as grpcclient
 
 from ovms_local.testing import free_port, serve
-
-from .conftest import ROOT
-from .test_proxy import SERVABLE, text_input
+from tests.support import ROOT
+from tests.support.clients import TritonStream, text_input
+from tests.support.deployment import SERVABLE
 
 DRAIN = [sys.executable, str(ROOT / "deploy" / "image" / "drain.py")]
 
@@ -67,22 +66,21 @@ def slow_metrics(answer: threading.Event) -> Iterator[str]:
 @pytest.mark.slow
 def test_waits_for_the_running_stream(quick_drain: list[str]) -> None:
     with serve(SERVABLE, env={"REPLICA": "a"}, args=["--metrics_enable"]) as server:
-        responses: queue.Queue = queue.Queue()
-        client = grpcclient.InferenceServerClient(server.grpc_url)
-        client.start_stream(lambda result, error: responses.put((result, error)))
-        client.async_stream_infer("ticker", text_input("go"))
-        received = [responses.get(timeout=30)]
+        stream = TritonStream(grpcclient.InferenceServerClient(server.grpc_url))
+        stream.send("ticker", text_input("text", "go"))
+        stream.receive()
         drain = subprocess.Popen([*quick_drain, f"{server.rest_url}/metrics"])
         try:
             with pytest.raises(subprocess.TimeoutExpired):
                 drain.wait(1)  # of the stream's two seconds; alone it would be back after half a one
-            client.stop_stream()  # returns at the end of the stream
+            stream.finish()
             assert drain.wait(30) == 0
         finally:
             drain.kill()
-        received += list(responses.queue)
-    assert len(received) == 40
-    assert not any(error for _, error in received)
+        for _ in range(39):
+            stream.receive(0)
+        with pytest.raises(TimeoutError):
+            stream.receive(0)
 
 
 @pytest.mark.slow

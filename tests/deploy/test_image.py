@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from ..packages import closure, imported_packages
-from .conftest import ROOT
+from tests.support import ROOT
+from tests.support.packages import closure, imported_packages
 
 IMAGE = ROOT / "deploy" / "image"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from .conftest import GRACE_SECONDS, ROOT
+from tests.support import ROOT
+from tests.support.deployment import GRACE_SECONDS
 
 FOLDER = ROOT / "deploy" / "kserve"
 FILES = [FOLDER / "serving-runtime.yaml", FOLDER / "inference-service.yaml"]
@@ -34,7 +35,7 @@ def sdk_environment(model_cache: Path) -> dict[str, str]:
 
 
 def check(environment: dict[str, str], *files: Path) -> subprocess.CompletedProcess:
-    script = Path(__file__).parent / "kserve_check.py"
+    script = ROOT / "tests" / "support" / "kserve_check.py"
     command = [sys.executable, str(script), *map(str, files)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

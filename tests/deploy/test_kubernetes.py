@@ -10,9 +10,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.support import ROOT
+from tests.support.deployment import GRACE_SECONDS
 from text_generation.prepare.models import MODELS
-
-from .conftest import GRACE_SECONDS, ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 # `labels` and `patches` of today's kustomization files came with kustomize 4.1; kubectl carries it from 1.22 on.

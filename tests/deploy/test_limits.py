@@ -10,10 +10,10 @@ import tritonclient.grpc as grpcclient
 import yaml
 
 from ovms_local.testing import serve
+from tests.support import ROOT, watch
+from tests.support.clients import text_input
+from tests.support.deployment import SERVABLE
 from text_generation.serve.settings import Settings
-
-from .conftest import ROOT, wait_until
-from .test_proxy import SERVABLE, text_input
 
 # What is asked besides answers: health and metrics, and the requests beyond the limit, which are told so at once.
 SPARE = 16
@@ -69,13 +69,13 @@ def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(
     env = {"GATE": str(gate), "REPLICA": "a"}
     with serve(SERVABLE, env=env, args=flags) as server, grpcclient.InferenceServerClient(server.grpc_url) as client:
         for _ in range(count):
-            client.async_infer("gate", text_input(""), lambda result, error: answers.put(error))  # noqa: ARG005
+            client.async_infer("gate", text_input("text", ""), lambda result, error: answers.put(error))  # noqa: ARG005
 
         def all_are_in() -> bool:
             with urllib.request.urlopen(f"{server.rest_url}/metrics", timeout=10) as response:
                 return f'ovms_current_graphs{{name="gate"}} {count}.0' in response.read().decode()
 
-        wait_until(all_are_in, server.process, f"{count} calls are in the graph")
+        watch.until(all_are_in, process=server.process)
         assert client.is_server_live(client_timeout=10)
         gate.touch()
         assert [answers.get(timeout=60) for _ in range(count)] == [None] * count

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from ovms_local.testing import free_port
+from tests.support import ROOT
 from text_generation.serve.metrics import Metrics
-
-from .conftest import ROOT
 
 DEPLOY = ROOT / "deploy"
 NAME = r"\bllm_[a-z0-9_]+"

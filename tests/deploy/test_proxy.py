@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import queue
 import re
 import shutil
 import ssl
@@ -21,14 +20,14 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, free_port, serve
-
-from .conftest import ROOT, answers, wait_until
+from tests.support import ROOT, watch
+from tests.support.clients import TritonStream, text_input
+from tests.support.deployment import SERVABLE, answers
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +39,6 @@ PROXY = ROOT / "deploy" / "proxy"
 TOKEN = "3f9a5cE7"
 HEADERS = {"authorization": f"Bearer {TOKEN}"}
 NAMES = ("a", "b", "c")
-SERVABLE = Path(__file__).parent / "servable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def proxy(folder: Path, replicas: list[RunningServer], page_port: int | None = N
     user = "user root; " if os.geteuid() == 0 else ""
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", f"{user}daemon off;"])
     try:
-        wait_until((folder / "run" / "nginx.pid").exists, process, "nginx starts")
+        watch.until((folder / "run" / "nginx.pid").exists, process=process)
         yield Proxy(port if page_port is None else page_proxy_port, folder)
     finally:
         process.terminate()
@@ -127,15 +125,9 @@ def mortal_replicas() -> Iterator[list[RunningServer]]:
         yield running
 
 
-def text_input(text: str) -> list[grpcclient.InferInput]:
-    tensor = grpcclient.InferInput("text", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([text.encode()], dtype=object))
-    return [tensor]
-
-
 def call_grpc(client: grpcclient.InferenceServerClient, seconds: float) -> str:
     """The name of the replica that answered; it worked for `seconds`."""
-    result = client.infer("echo", text_input(str(seconds)), headers=HEADERS, client_timeout=60)
+    result = client.infer("echo", text_input("text", str(seconds)), headers=HEADERS, client_timeout=60)
     return result.as_numpy("replica").tobytes().decode()
 
 
@@ -158,26 +150,21 @@ def unary_call(protocol: str, running: Proxy) -> Callable[[float], str]:
     return lambda seconds: call_grpc(client, seconds)
 
 
-class Stream:
-    """A stream of the ticker: its responses and, at the end of it, its error (None: it ended well)."""
+class Ticker:
+    """A stream of the ticker, which names its replica forty times."""
 
     def __init__(self, running: Proxy) -> None:
-        self._responses: queue.Queue = queue.Queue()
-        self._client = running.client()
-        self._client.start_stream(lambda result, error: self._responses.put((result, error)), headers=HEADERS)
-        self._client.async_stream_infer("ticker", text_input("go"))
+        self._stream = TritonStream(running.client(), headers=HEADERS)
+        self._stream.send("ticker", text_input("text", "go"))
         self.replica = self.next()
 
     def next(self) -> str:
-        result, error = self._responses.get(timeout=30)
-        if error:
-            raise error
-        return result.as_numpy("replica").tobytes().decode()
+        return self._stream.receive().as_numpy("replica").tobytes().decode()
 
     def rest(self) -> list[str]:
         """Every further response; raises the error that the client is told."""
         names = [self.next() for _ in range(39)]
-        self._client.stop_stream()
+        self._stream.finish()
         return names
 
 
@@ -201,7 +188,7 @@ def test_calls_at_once_spread(balanced: Proxy, protocol: str) -> None:
 
 
 def test_streams_spread(balanced: Proxy) -> None:
-    streams = [Stream(balanced) for _ in range(9)]
+    streams = [Ticker(balanced) for _ in range(9)]
     assert_even([stream.replica for stream in streams])
     for stream in streams:
         assert stream.rest() == [stream.replica] * 39
@@ -234,7 +221,7 @@ def test_stream_on_a_killed_replica_ends_with_an_error_and_others_go_on(
     tmp_path: Path, mortal_replicas: list[RunningServer]
 ) -> None:
     with proxy(tmp_path / "proxy", mortal_replicas) as running:
-        streams = {stream.replica: stream for stream in (Stream(running) for _ in NAMES)}
+        streams = {stream.replica: stream for stream in (Ticker(running) for _ in NAMES)}
         assert set(streams) == set(NAMES)
         mortal_replicas[1].process.kill()
         with pytest.raises(InferenceServerException) as error:
@@ -251,15 +238,16 @@ def test_nothing_gets_in_without_the_token(balanced: Proxy, headers: dict[str, s
     before = len(balanced.upstreams_asked())
     client = balanced.client()
     with pytest.raises(InferenceServerException) as unary:
-        client.infer("echo", text_input("0"), headers=headers)
+        client.infer("echo", text_input("text", "0"), headers=headers)
     assert unary.value.status() == "StatusCode.UNAUTHENTICATED"
     with pytest.raises(InferenceServerException):
         client.get_model_metadata("echo", headers=headers)
-    errors: queue.Queue = queue.Queue()
-    client.start_stream(lambda result, error: errors.put(error), headers=headers)  # noqa: ARG005
+    stream = TritonStream(client, headers=headers)
     with contextlib.suppress(InferenceServerException):  # the refusal may be here before the request is sent
-        client.async_stream_infer("ticker", text_input("go"))
-    assert errors.get(timeout=30).status() == "StatusCode.UNAUTHENTICATED"
+        stream.send("ticker", text_input("text", "go"))
+    with pytest.raises(InferenceServerException) as streamed:
+        stream.receive()
+    assert streamed.value.status() == "StatusCode.UNAUTHENTICATED"
     with pytest.raises(urllib.error.HTTPError) as rest:
         call_rest(balanced, 0, headers)
     assert rest.value.code == 401
@@ -272,7 +260,7 @@ def test_nothing_gets_in_without_tls(balanced: Proxy) -> None:
     assert not answers(f"http://127.0.0.1:{balanced.port}/v2/models/echo/ready")
     plain = grpcclient.InferenceServerClient(f"127.0.0.1:{balanced.port}")
     with pytest.raises(InferenceServerException) as error:
-        plain.infer("echo", text_input("0"), headers=HEADERS)
+        plain.infer("echo", text_input("text", "0"), headers=HEADERS)
     assert error.value.status() == "StatusCode.UNAVAILABLE"
     assert set(balanced.upstreams_asked()[before:]) <= {"-"}
 

@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from deploy import models
+from tests.support import ROOT
 from text_generation.prepare.models import MODELS
-
-from .conftest import ROOT
 
 README = (ROOT / "deploy" / "README.md").read_text()
 BANDWIDTH_PER_CORE = 8.8  # GB/s, as the page says

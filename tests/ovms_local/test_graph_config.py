@@ -7,7 +7,7 @@ import pytest
 
 import ovms_local
 from ovms_local.graph_config import GraphConfigError, Stream, read_graph_config
-from tests.ovms_local.conftest import NODE
+from tests.support.servables import NODE
 
 HERE = Path(__file__).parent
 HANDLER = '[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: "model.py" }'

@@ -12,8 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import serve
-from tests.ovms_local.conftest import NODE
-from tests.ovms_local.kserve_requests import (
+from tests.support.kserve import (
     EXECUTION_FAILED,
     UNKNOWN_ERROR,
     Stream,
@@ -23,6 +22,7 @@ from tests.ovms_local.kserve_requests import (
     triton_inputs,
     with_parameter,
 )
+from tests.support.servables import NODE
 
 pytestmark = pytest.mark.slow
 

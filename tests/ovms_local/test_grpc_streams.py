@@ -2,18 +2,17 @@
 
 import asyncio
 import contextlib
-import queue
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-import tritonclient.grpc as tritongrpc
 import tritonclient.grpc.aio as tritonaio
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
-from tests.ovms_local.kserve_requests import (
+from tests.support.clients import TritonStream, open_stream
+from tests.support.kserve import (
     EXECUTION_FAILED,
     UNKNOWN_ERROR,
     Stream,
@@ -101,16 +100,12 @@ def test_a_set_may_be_anything_that_gives_tensors(stub):
 
 
 def test_triton_streaming_client(client):
-    results = queue.Queue()
-    client.start_stream(lambda result, error: results.put((result, error)))
-    client.async_stream_infer("stream", triton_inputs({"count": 3}))
-    client.stop_stream()
-    texts = []
-    while not results.empty():
-        result, error = results.get()
-        assert error is None
-        texts.append(result.as_numpy("out")[0])
-    assert texts == [b"out 0", b"out 1", b"out 2"]
+    stream = TritonStream(client)
+    stream.send("stream", triton_inputs({"count": 3}))
+    stream.finish()
+    assert [stream.receive(0).as_numpy("out")[0] for _ in range(3)] == [b"out 0", b"out 1", b"out 2"]
+    with pytest.raises(TimeoutError):
+        stream.receive(0)
 
 
 def test_triton_asyncio_client(server):
@@ -408,13 +403,9 @@ def test_a_deadline_closes_the_generator(server, events):
 
 
 def test_a_closed_connection_closes_the_generator(server, events):
-    client = tritongrpc.InferenceServerClient(server.grpc_url)
-    first = queue.Queue()
-    client.start_stream(lambda result, error: first.put((result, error)) if first.empty() else None)
-    client.async_stream_infer("stream", triton_inputs({"count": 10**9}))
-    first.get()
-    client.stop_stream(cancel_requests=True)
-    client.close()
+    with open_stream(server.grpc_url) as stream:
+        stream.send("stream", triton_inputs({"count": 10**9}))
+        stream.receive()
     events.wait_for("generator ends")
 
 

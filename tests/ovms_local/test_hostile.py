@@ -17,7 +17,7 @@ from ovms_local.errors import InvalidRequest, ServingError
 from ovms_local.grpc_codec import decode_request as decode_grpc
 from ovms_local.packing import pack_bytes, unpack_bytes
 from ovms_local.rest_codec import decode_request as decode_rest
-from tests.ovms_local.hostile import attack
+from tests.support.hostile import attack
 
 SERVED = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(

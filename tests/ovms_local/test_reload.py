@@ -14,8 +14,8 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local.testing import serve
-from tests.ovms_local.conftest import NODE, Events
-from tests.ovms_local.kserve_requests import Stream, request
+from tests.support.kserve import Stream, request
+from tests.support.servables import NODE, Events
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,9 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import ServerDied, free_port, serve
-from tests.ovms_local.kserve_requests import Stream, request, triton_inputs
-from tests.stress import watch
+from tests.support import watch
+from tests.support.clients import open_stream
+from tests.support.kserve import Stream, request, triton_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -477,12 +478,10 @@ def test_a_signal_while_a_servable_loads(make_servable, gate):
 def test_idle_streams_and_half_open_connections_do_not_hold_the_server(make_servable):
     with (
         serve(make_servable(ECHO), args=["--shutdown_timeout", "20"]) as server,
-        tritongrpc.InferenceServerClient(server.grpc_url) as client,
+        open_stream(server.grpc_url) as stream,
     ):
-        answered, ended = threading.Event(), threading.Event()
-        client.start_stream(lambda **got: (ended if got["error"] else answered).set())
-        client.async_stream_infer("python_model", triton_inputs("x"))
-        assert answered.wait(30)
+        stream.send("python_model", triton_inputs("x"))
+        stream.receive()
         idle = socket.create_connection(("127.0.0.1", server.rest_port))
         partial = socket.create_connection(("127.0.0.1", server.rest_port))
         partial.sendall(b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n")

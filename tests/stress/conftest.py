@@ -3,24 +3,22 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import pytest
 
 from ovms_local.testing import RunningServer, serve
-from tests.stress import scale as scales
-from tests.stress.report import Report, Row
+from tests.support import ROOT, stress_scale
+from tests.support.stress_report import Report, Row
 from text_generation.serve.settings import Settings
 
-ROOT = Path(__file__).parent.parent.parent
 REPORT = Report()
 
 Serving = Callable[..., AbstractContextManager[RunningServer]]
 
 
 @pytest.fixture(scope="session")
-def scale() -> scales.Scale:
-    return scales.from_environment()
+def scale() -> stress_scale.Scale:
+    return stress_scale.from_environment()
 
 
 @pytest.fixture(scope="session")

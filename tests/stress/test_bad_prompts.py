@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local.testing import RunningServer
-from tests.stress import clients, watch
+from tests.support import clients, watch
 from text_generation.serve.tensors import pack_texts
 
 pytestmark = pytest.mark.slow

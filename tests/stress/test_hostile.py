@@ -1,9 +1,9 @@
-"""ovms_local under attack, as often as the scale says; what the requests are is in tests/ovms_local/hostile.py."""
+"""ovms_local under attack, as often as the scale says; what the requests are is in tests/support/hostile.py."""
 
 import pytest
 
 from ovms_local.testing import serve
-from tests.ovms_local import hostile
+from tests.support import hostile
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from tests.stress import clients, watch
-from tests.stress.proxy import CuttingProxy, proxy_to
+from tests.support import clients, watch
+from tests.support.cutting_proxy import CuttingProxy, proxy_to
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
 
@@ -119,10 +119,10 @@ def test_who_leaves_while_waiting_makes_room_in_the_queue(serving, engine, scale
     with (
         report.row(title) as row,
         serving("stream", ENGINE=engine, **settings) as server,
-        clients.open_stream(server.grpc_url) as (running, arrived),
+        clients.open_stream(server.grpc_url) as running,
     ):
-        running.async_stream_infer("python_model", [clients.pre_prompt(["Hi"])])
-        next(clients.outputs(arrived))
+        running.send("python_model", clients.text_input("pre_prompt", "Hi"))
+        running.receive()
         for way in (WAYS * 3)[: scale.leaving_clients]:  # no more, or the answer that they wait for is over
             asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
             with proxy_to(server.grpc_port) as proxy, asking(proxy.url, STORY) as client:
@@ -147,7 +147,7 @@ def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scal
                     memory = watch.resident_mb(server)
                 ended = len(watch.generated(server))
                 with pytest.raises(InferenceServerException, match="Deadline Exceeded"):
-                    client.infer("python_model", [clients.pre_prompt([STORY * 60])], client_timeout=0.1)
+                    client.infer("python_model", clients.text_input("pre_prompt", STORY * 60), client_timeout=0.1)
                 watch.until(lambda before=ended: len(watch.generated(server)) > before)
                 row.done += 1
         assert all(0 < count <= 40 for count in watch.generated(server))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ovms_local.testing import RunningServer
-from tests.stress import clients, watch
+from tests.support import clients, watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 

@@ -4,8 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.child import peak_memory
-from tests.stress import clients, watch
+from tests.support import clients, watch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -24,7 +23,7 @@ def test_the_largest_requests_at_once(serving, engine, scale, report):
             for error in pool.map(lambda prompts: clients.take_part(server.grpc_url, prompts, scale.steps), requests):
                 row.done += 1
                 row.lost += [error] if error else []
-        peak = peak_memory(server.process.pid) / 1e6
+        peak = watch.peak_mb(server)
         row.measured = f"peak {peak:,.0f} MB"
         assert peak < PEAK_MB
 

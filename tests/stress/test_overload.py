@@ -13,7 +13,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from ovms_local.testing import RunningServer
-from tests.stress import clients
+from tests.support import clients
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
 

@@ -6,8 +6,7 @@ import psutil
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from benchmarks.child import family
-from tests.stress import clients, watch
+from tests.support import clients, watch
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +44,7 @@ def test_what_takes_too_long_is_ended(serving, engine):
 def test_a_killed_server_takes_the_generating_process_along(serving):
     settings = {"MAX_NEW_TOKENS": 8000, "IGNORE_EOS": 1}
     with serving("stream", ENGINE="genai", **settings) as server, ThreadPoolExecutor(1) as pool:
-        _, generating = family(server.process.pid)
+        _, generating = watch.processes(server)
         answer = pool.submit(clients.stream, server.grpc_url, QUESTION)
         watch.until(lambda: generating.cpu_percent(0.1) > 50)
         server.process.kill()

@@ -10,11 +10,10 @@ from optimum.intel import OVModelForCausalLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from tests.support.checkpoints import write_checkpoint
 from text_generation import model_folder
 from text_generation.prepare import export
 from text_generation.prepare.checkpoint import CheckpointError
-
-from ...checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,10 @@ import openvino as ov
 import pytest
 from tokenizers import Tokenizer
 
+from tests.support.checkpoints import TOKENIZER_CONFIG, VOCABULARY, byte_level_tokenizer, sentencepiece_tokenizer
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import tokenizer
 from text_generation.prepare.checkpoint import CheckpointError
-
-from ...checkpoints import TOKENIZER_CONFIG, VOCABULARY, byte_level_tokenizer, sentencepiece_tokenizer
 
 TEXTS = ["The capital of the country", "  two spaces\n\n and lines\t", "déjà vu 你好 😀", "</s> <|user|>Hi"]
 REFUSES_SYSTEM = (

@@ -1,15 +1,16 @@
 """What is particular to GenAI's engine: one running batch, a cache of a given size, a process that steps."""
 
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from transformers import LlamaConfig
 
-from benchmarks import random_model
-from tests.stress import watch
+from tests.support import ROOT, watch
+from tests.support.checkpoints import write_checkpoint
 from text_generation.errors import RequestError
 from text_generation.model_folder import ModelFolderError
 from text_generation.serve import loading
@@ -47,23 +48,16 @@ def test_a_failure_while_a_request_starts_is_that_requests_alone(chat):
     assert later.token_count == 30
 
 
-def test_a_prompt_that_never_fits_the_cache_is_an_error(int8_model, tmp_path):
+def test_a_prompt_that_never_fits_the_cache_is_an_error(tmp_path):
     """A random model whose keys and values take 1 MB a token in FP32, so that 1 GB holds about 1,000 tokens."""
-    shape = LlamaConfig(
-        vocab_size=1024,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=8,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        head_dim=1024,
-        max_position_embeddings=4096,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    random_model.make(tmp_path / "wide", int8_model, shape)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16}
+    checkpoint = write_checkpoint(tmp_path / "wide", **sizes, head_dim=1024, max_position_embeddings=4096)
+    download = [sys.executable, ROOT / "download_model.py", "--model", "wide-model", "--source", checkpoint]
+    subprocess.run([*download, "--output-dir", tmp_path], check=True)
     exact = json.dumps({"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"})
-    chat = Chat(Settings(model_path=tmp_path / "wide", engine="genai", kv_cache_gb=1, ignore_eos=True, ov_config=exact))
+    chat = Chat(
+        Settings(model_path=tmp_path / "wide-model", engine="genai", kv_cache_gb=1, ignore_eos=True, ov_config=exact)
+    )
     try:
         (prompt,) = chat.encode(["word " * 1000])
         with pytest.raises(RequestError, match="raise KV_CACHE_GB"):

@@ -1,6 +1,6 @@
 """Requests that nobody means well: mutated gRPC messages, streams of them, and mutated REST requests.
 
-`attack` is what the tests call with some hundred requests; `python -m tests.ovms_local.hostile --requests 20000` is the
+`attack` is what the tests call with some hundred requests; `python -m tests.support.hostile --requests 20000` is the
 long form, which prints a report and exits with 1 when something went wrong.
 """
 
@@ -24,8 +24,9 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 from ovms_local.testing import RunningServer, serve
+from tests.support import ROOT
 
-SERVABLE = Path(__file__).parent / "servable"
+SERVABLE = ROOT / "tests" / "ovms_local" / "servable"
 _SERVICE = "/inference.GRPCInferenceService/"
 _TIMEOUT = 60
 _THREADS = 4

@@ -1,24 +1,38 @@
 """What a server process looks like from outside."""
 
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.child import family
+import psutil
+
 from ovms_local.testing import RunningServer
 
 _GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
 
 
-def until(condition: Callable[[], object], timeout_s: float = 60) -> float:
-    """Wait for a condition that nothing announces; the seconds it took. TimeoutError where it does not come true."""
+def until(condition: Callable[[], object], timeout_s: float = 60, process: subprocess.Popen | None = None) -> float:
+    """Wait for a condition that nothing announces; the seconds it took.
+
+    TimeoutError where it does not come true, ChildProcessError where the process that is to make it true ends first.
+    """
     started = time.monotonic()
     while not condition():
+        if process is not None and process.poll() is not None:
+            raise ChildProcessError(f"the process ended with {process.returncode}")
         if time.monotonic() - started > timeout_s:
             raise TimeoutError(f"still not so after {timeout_s} s")
         threading.Event().wait(0.005)
     return time.monotonic() - started
+
+
+def processes(server: RunningServer) -> list[psutil.Process]:
+    """The server's own process and, with GenAI's engine, the one that generates."""
+    process = psutil.Process(server.process.pid)
+    return [process, *process.children(recursive=True)]
 
 
 def generated(server: RunningServer) -> list[int]:
@@ -28,17 +42,23 @@ def generated(server: RunningServer) -> list[int]:
 
 def resident_mb(server: RunningServer) -> float:
     """Memory that the server holds now, in MB."""
-    return sum(process.memory_info().rss for process in family(server.process.pid)) / 1e6
+    return sum(process.memory_info().rss for process in processes(server)) / 1e6
+
+
+def peak_mb(server: RunningServer) -> float:
+    """The most memory that the server's processes have held, each at its own peak, in MB."""
+    status = [Path(f"/proc/{process.pid}/status").read_text() for process in processes(server)]
+    return sum(int(re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)[1]) for text in status) * 1024 / 1e6
 
 
 def threads(server: RunningServer) -> int:
     """Threads that the server has now."""
-    return sum(process.num_threads() for process in family(server.process.pid))
+    return sum(process.num_threads() for process in processes(server))
 
 
 def processor_seconds(server: RunningServer) -> float:
     """Processor time that the server has used so far, on all cores together."""
-    times = [process.cpu_times() for process in family(server.process.pid)]
+    times = [process.cpu_times() for process in processes(server)]
     return sum(own.user + own.system for own in times)
 
 

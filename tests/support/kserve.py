@@ -4,11 +4,12 @@ import json
 import queue
 
 import grpc
-import numpy as np
 import pytest
 import tritonclient.grpc as tritongrpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+
+from tests.support.clients import text_input
 
 EXECUTION_FAILED = (
     "Mediapipe execution failed. MP status - INTERNAL: CalculatorGraph::Run() failed: \n"
@@ -37,10 +38,7 @@ def request(
 
 def triton_inputs(order: object, name: str = "in") -> list[tritongrpc.InferInput]:
     """The same as inputs of tritonclient."""
-    tensor = tritongrpc.InferInput(name, [1], "BYTES")
-    text = order if isinstance(order, str) else json.dumps(order)
-    tensor.set_data_from_numpy(np.array([text.encode()], object))
-    return [tensor]
+    return text_input(name, order if isinstance(order, str) else json.dumps(order))
 
 
 def with_parameter(name: str, field: str | None, value: object = None, model: str = "echo") -> pb.ModelInferRequest:

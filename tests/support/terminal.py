@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.stress import watch
+from tests.support import watch
 
 needs_tmux = pytest.mark.skipif(not shutil.which("tmux"), reason="tmux is not installed (apt-get install tmux)")
 OPTIONS = "set -g remain-on-exit on\nset -g remain-on-exit-format ''\nset -g history-limit 10000\nset -g status off\n"
