@@ -21,6 +21,8 @@ from tests.support import ROOT, SMALL_MODEL
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODEL = "smollm2-135m-instruct"
+# How Python starts a process. subprocess may use other ways than those of os, which it tells first.
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 # What decides the bytes of a model folder.
 CODE = (
     "model_folder.py",
@@ -34,6 +36,28 @@ CODE = (
 )
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
 WEEK = 7 * 24 * 3600
+
+
+quick_test: str | None = None  # that runs; one without the marker `slow`
+
+
+def _refuse_processes(event: str, arguments: tuple) -> None:
+    if quick_test is not None and event in STARTS:
+        raise AssertionError(f"{quick_test} is not marked slow, but starts a process: {event} {arguments}")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is not marked slow starts no process, and so does not make the real model either."""
+    global quick_test
+    quick_test = None if item.get_closest_marker("slow") else item.nodeid
+    try:
+        return (yield)
+    finally:
+        quick_test = None
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ovms_local.testing import free_port, serve
+from tests.support.text import edited
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def test_a_server_that_is_not_there_is_one_line():
 
 def test_a_foreign_python_model_is_told_apart(tmp_path):
     graph = (ROOT / "servable_unary" / "graph.pbtxt").read_text()
-    (tmp_path / "graph.pbtxt").write_text(graph.replace(":completion", ":text"))
+    (tmp_path / "graph.pbtxt").write_text(edited(graph, ":completion", ":text"))
     (tmp_path / "config.json").write_bytes((ROOT / "servable_unary" / "config.json").read_bytes())
     (tmp_path / "model.py").write_text("class OvmsPythonModel:\n    def execute(self, inputs):\n        return []\n")
     with serve(tmp_path) as server:
@@ -105,7 +106,7 @@ def test_this_machine_is_asked_without_a_proxy(unary_server, variable):
     nobody = f"http://127.0.0.1:{free_port()}"
     env = os.environ | {variable: nobody, variable.upper(): nobody}
     command = [sys.executable, str(ROOT / "client_unary.py"), "-p", "Hi", "--url"]
-    url = unary_server.grpc_url.replace("127.0.0.1", "localhost")
+    url = edited(unary_server.grpc_url, "127.0.0.1", "localhost")
     assert subprocess.run([*command, url], env=env, check=False, timeout=120).returncode == 0
 
 

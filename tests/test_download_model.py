@@ -26,6 +26,7 @@ import openvino as ov
 import pytest
 
 from tests.support.stand_in_hub import COMMIT, REPOSITORY, TOKEN, StandInHub, read_files, serve_hub
+from tests.support.text import edited
 from text_generation import model_folder
 
 SCRIPT = Path(__file__).parent.parent / "download_model.py"
@@ -367,7 +368,7 @@ class TestCauses:
     @pytest.mark.parametrize("name", ["HTTPS_PROXY", "all_proxy"])
     def test_proxy_that_wants_a_password(self, hub: StandInHub, place: Place, name: str) -> None:
         hub.answer_all = (407, b"", {"Proxy-Authenticate": "Basic"})
-        done = self.run(place, "https://hub.invalid", **{name: hub.address.replace("//", "//user:secret@")})
+        done = self.run(place, "https://hub.invalid", **{name: edited(hub.address, "//", "//user:secret@")})
         assert_one_line_error(done, f"the proxy of {name} ({hub.address.removeprefix('http://')})", "(407)")
         assert "secret" not in done.stderr
 
@@ -470,7 +471,7 @@ class TestReadyMade:
     @pytest.mark.parametrize(
         ("change", "parts"),
         [
-            ({"openvino_model.xml": lambda xml: xml.replace(b"ReadValue", b"Parameter")}, ["stateless model"]),
+            ({"openvino_model.xml": lambda xml: edited(xml, b"ReadValue", b"Parameter")}, ["stateless model"]),
             ({"openvino_model.xml": lambda xml: xml[: len(xml) // 2]}, ["openvino_model.xml is damaged"]),
             ({"chat_template.jinja": None}, ["has no chat template"]),
             ({"tokenizer.json": None}, ["no tokenizer.json"]),
@@ -633,6 +634,7 @@ class TestSource:
         assert place.names() == [NAME]
 
 
+@pytest.mark.slow
 def test_help_is_quick_and_says_what_there_is() -> None:
     done = subprocess.run([sys.executable, "-X", "importtime", str(SCRIPT), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
@@ -642,6 +644,7 @@ def test_help_is_quick_and_says_what_there_is() -> None:
     assert not imported & {"torch", "transformers", "openvino", "nncf", "numpy", "huggingface_hub"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

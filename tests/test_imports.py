@@ -55,6 +55,7 @@ def test_tests_share_what_is_in_their_support_and_nothing_else():
             assert allowed or (of_benchmarks and name.startswith("benchmarks.")), f"{source} imports {name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "never"),
     [

@@ -21,6 +21,7 @@ def with_defaults(text: str) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [str, with_defaults], ids=["as written", "with defaults"])
 def test_schema_of_the_compose_specification(tmp_path, read) -> None:
     file = tmp_path / "compose.yaml"
@@ -93,6 +94,7 @@ def test_the_stream_graph_of_all_servables_is_the_stream_servables_own() -> None
     assert [line.replace("stream_model.py", "model.py") for line in other] == one
 
 
+@pytest.mark.slow
 def test_down_waits_for_running_answers(tmp_path: Path) -> None:
     """With a stand-in for docker: drain.py runs in each running container, at once, and `down` comes after all."""
     docker = tmp_path / "docker"

@@ -112,6 +112,7 @@ def test_gives_up_at_its_deadline(tmp_path: Path) -> None:
     assert result.stderr == "error: the server is still busy after 1 s\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/metrics", "nonsense"])
 def test_says_when_there_are_no_metrics(url: str) -> None:
     command = [*DRAIN, url.format(port=free_port())]

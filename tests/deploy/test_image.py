@@ -49,6 +49,7 @@ def run_release_script(folder: Path, ovms: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".dev20260301"])
 @pytest.mark.parametrize("release", ["2026.2.0", "2026.2.1", "2030.10"])
 def test_pins_are_the_servers_release(tmp_path: Path, release: str, suffix: str) -> None:
@@ -58,6 +59,7 @@ def test_pins_are_the_servers_release(tmp_path: Path, release: str, suffix: str)
     assert pins == [f"{name}=={release}" for name in BINDINGS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -81,6 +83,7 @@ def test_oldest_release_is_what_optimum_intel_requires() -> None:
     assert needed == f"openvino>={oldest[1]}.{oldest[2]}"
 
 
+@pytest.mark.slow
 def test_base_image_without_the_server(tmp_path: Path) -> None:
     result = run_release_script(tmp_path, tmp_path / "ovms")
     assert result.returncode == 1
@@ -196,6 +199,7 @@ def install_pip(folder: Path, packages: dict[str, dict[str, list[str]]]) -> tupl
     return result, commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("managers", [["apt-get"], ["microdnf"], ["dnf"], ["microdnf", "dnf"]])
 def test_every_python_command_is_there_on_every_base(tmp_path: Path, managers: list[str]) -> None:
     result, commands = install_pip(tmp_path, {name: PACKAGES[name] for name in managers})
@@ -210,6 +214,7 @@ def test_every_python_command_is_there_on_every_base(tmp_path: Path, managers: l
     assert all((commands / name).exists() for name in called), called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packages", [{}, {"apt-get": {"python3-pip": ["python3", "python3.10"]}}])
 def test_base_without_a_python_that_can_be_used(tmp_path: Path, packages: dict) -> None:
     result, _ = install_pip(tmp_path, packages)
@@ -218,6 +223,7 @@ def test_base_without_a_python_that_can_be_used(tmp_path: Path, packages: dict) 
     assert "BASE_IMAGE" in result.stderr
 
 
+@pytest.mark.slow
 def test_entry_point_lets_the_server_open_as_many_files_as_the_system_does(tmp_path: Path) -> None:
     server = executable(tmp_path / "ovms", 'ulimit -S -n; for argument; do echo "$argument"; done')
     entry_point = json.loads(re.search(r"^ENTRYPOINT (.*)", DOCKERFILE, re.MULTILINE)[1])
@@ -251,6 +257,7 @@ def test_everything_that_the_dockerfile_copies_is_there_and_not_ignored() -> Non
         assert any(source == rule or source.startswith(f"{rule}/") for rule in kept), source
 
 
+@pytest.mark.slow
 def test_hadolint_finds_nothing() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     result = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)

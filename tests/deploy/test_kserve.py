@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from tests.support import ROOT
 from tests.support.deployment import GRACE_SECONDS
+from tests.support.text import edited
 
 FOLDER = ROOT / "deploy" / "kserve"
 FILES = [FOLDER / "serving-runtime.yaml", FOLDER / "inference-service.yaml"]
@@ -50,7 +51,7 @@ def test_models_of_the_sdk(sdk_environment: dict[str, str], tmp_path: Path) -> N
         (FILES[1], "storageUri", "storageURI"),
     ):
         misspelt = tmp_path / "misspelt.yaml"
-        misspelt.write_text(file.read_text().replace(right, wrong))
+        misspelt.write_text(edited(file.read_text(), right, wrong))
         refused = check(sdk_environment, misspelt)
         assert refused.returncode == 1
         assert wrong in refused.stderr

@@ -32,7 +32,7 @@ def kustomize() -> list[str]:
     return ["kubectl", "kustomize"]
 
 
-@pytest.fixture(scope="module", params=[*MODELS, "base"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in [*MODELS, "base"]])
 def rendered(request: pytest.FixtureRequest) -> dict[str, dict]:
     """The resources of one overlay: {"Kind/name": resource}; the ConfigMap's name without its hash."""
     return render(FOLDER / "base" if request.param == "base" else FOLDER / "overlays" / request.param)
@@ -153,6 +153,7 @@ def test_probes_and_termination(rendered: dict[str, dict]) -> None:
     assert pod(rendered)["terminationGracePeriodSeconds"] >= GRACE_SECONDS
 
 
+@pytest.mark.slow
 def test_the_component_chat_serves_it_with_a_page(with_chat: dict[str, dict]) -> None:
     for resource in with_chat.values():
         kubernetes_validate.validate(resource, kubernetes_validate.latest_version(), strict=True)

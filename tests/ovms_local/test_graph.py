@@ -11,6 +11,7 @@ from ovms_local.graph import GraphInstance, Packet
 from ovms_local.loader import load_graph
 from ovms_local.pyovms import Tensor
 from ovms_local.server_config import GraphEntry
+from tests.support.text import edited
 
 NAMES = itertools.count()
 JOIN = """
@@ -75,7 +76,7 @@ def run(tmp_path):
         head = [f'input_stream: "OVMS_PY_TENSOR_{i}:{name}"' for i, name in enumerate(inputs)]
         head += [f'output_stream: "OVMS_PY_TENSOR_{i}:{name}"' for i, name in enumerate(outputs)]
         path = tmp_path / "graph.pbtxt"
-        path.write_text("\n".join([*head, *nodes]).replace("HANDLER", handler.name))
+        path.write_text(edited("\n".join([*head, *nodes]), "HANDLER", handler.name))
         instance = Run(load_graph(GraphEntry("g", tmp_path, path)))
         return instance, instance.out
 
@@ -172,7 +173,7 @@ def test_nodes_in_a_row_and_side_by_side(run):
 
 
 def test_a_node_that_gives_nothing_is_no_longer_waited_for_once_inputs_are_closed(run):
-    code = JOIN.replace("return [", "return [] if self.name == 'silent' else [")
+    code = edited(JOIN, "return [", "return [] if self.name == 'silent' else [")
     nodes = [node("silent", ["IN:in"], ["OUT:maybe"]), node("n", ["A:in", "B:maybe"], ["OUT:out"])]
     instance, out = run(nodes, code=code)
     feed(instance, ("in", 1, "a"))
@@ -190,7 +191,7 @@ def test_a_generators_sets_count_up_from_the_requests_timestamp(run):
 
 
 def test_a_set_leaves_when_the_next_one_has_been_computed(run):
-    code = COUNT.replace("yield [", "COMPUTED.append(number)\n            yield [")
+    code = edited(COUNT, "yield [", "COMPUTED.append(number)\n            yield [")
     code = "import builtins\nCOMPUTED = builtins.computed_sets = []\n" + code + "        COMPUTED.append('end')\n"
     instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=code)
     instance.add_input(Packet("in", 10, Tensor("in", b"2")))
@@ -202,7 +203,7 @@ def test_a_set_leaves_when_the_next_one_has_been_computed(run):
 
 
 def test_a_set_is_lost_when_computing_the_next_one_raises(run):
-    code = COUNT.replace("yield [", "assert number < 2\n            yield [")
+    code = edited(COUNT, "yield [", "assert number < 2\n            yield [")
     instance, out = run([node("n", ["IN:in"], ["OUT:out"], BACK_EDGE + sync_sets(["LOOPBACK"]))], code=code)
     with pytest.raises(ExecutionFailed, match="AssertionError"):
         feed(instance, ("in", 10, "5"))
@@ -217,7 +218,7 @@ def test_a_generator_without_a_set_is_an_error(run):
 
 def test_an_exception_of_a_node_is_logged_for_debugging_only(run, caplog):
     caplog.set_level("DEBUG")
-    instance, _ = run([node("n", ["IN:in"], ["OUT:out"])], code=JOIN.replace("return [", "return 1 / 0, ["))
+    instance, _ = run([node("n", ["IN:in"], ["OUT:out"])], code=edited(JOIN, "return [", "return 1 / 0, ["))
     with pytest.raises(ExecutionFailed, match="ZeroDivisionError"):
         feed(instance, ("in", 1, "a"))
     [record] = caplog.records
@@ -239,7 +240,7 @@ class OvmsPythonModel:
     cycle = BACK_EDGE + sync_sets(["LOOPBACK"])
     nodes = [
         node("first", ["IN:a"], ["OUT:x"], cycle),
-        node("second", ["IN:b"], ["OUT:y"], cycle.replace(":loop", ":loop_of_second")),
+        node("second", ["IN:b"], ["OUT:y"], edited(cycle, ":loop", ":loop_of_second")),
         node("other", ["IN:c"], ["OUT:z"]),
     ]
     instance, out = run([nodes[number] for number in order], outputs="xyz", inputs="abc", code=code)
@@ -269,7 +270,8 @@ def test_a_generator_runs_with_the_immediate_handler(run):
 
 
 def test_closing_closes_generators(run):
-    code = COUNT.replace("yield [", "try:\n                yield [").replace(
+    code = edited(
+        edited(COUNT, "yield [", "try:\n                yield ["),
         "encode())]",
         "encode())]\n            except GeneratorExit:\n                CLOSED.append(number)\n                raise",
     )

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.support.kserve import Stream, request
+from tests.support.text import edited
 
 pytestmark = pytest.mark.slow
 
@@ -268,7 +269,7 @@ INPUT = {"name": "in", "datatype": "INT32", "shape": [1], "data": [1]}
 def nested(depth):
     """A request whose JSON is nested so deep."""
     arrays = b"[" * (depth - 3) + b"1" + b"]" * (depth - 3)
-    return json.dumps({"inputs": [INPUT]}).encode().replace(b"[1]}", arrays + b"}")
+    return edited(json.dumps({"inputs": [INPUT]}).encode(), b"[1]}", arrays + b"}")
 
 
 @pytest.mark.parametrize(

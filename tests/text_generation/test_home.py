@@ -17,6 +17,7 @@ print(pathlib.Path.home())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 def test_a_user_without_a_name_or_a_home_gets_one():
     result = subprocess.run(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.text import edited
 from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 
@@ -59,7 +60,7 @@ def test_truncated_weights_are_found(folder: Path, with_info: bool) -> None:
 
 def test_stateless_model_is_named(folder: Path) -> None:
     (folder / model_folder.MODEL_INFO).unlink()
-    (folder / "openvino_model.xml").write_bytes(XML.replace(b"ReadValue", b"Parameter"))
+    (folder / "openvino_model.xml").write_bytes(edited(XML, b"ReadValue", b"Parameter"))
     with pytest.raises(ModelFolderError, match=r"openvino_model\.xml is a stateless model.*can't be served"):
         model_folder.check(folder)
 

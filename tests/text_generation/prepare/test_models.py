@@ -82,6 +82,7 @@ class TestInt4Recipe:
         assert int4_recipe("unheard-of", source) == Int4Recipe(symmetric=False, group_size=128, ratio=0.8)
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     program = "import sys, text_generation.prepare.models; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -64,6 +64,7 @@ def test_a_generation_config_that_cannot_be_used_is_named(tmp_path, content, say
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_reading_the_environment_imports_no_engine():
     program = "import sys, text_generation.serve.settings; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
