@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-_READY = "server is ready"
+READY = "server is ready"  # as the log says it
+_claims: list[socket.socket] = []
 
 
 class ServerDied(RuntimeError):
@@ -102,7 +103,7 @@ def serve(
         ServerDied: the server did not get ready. (It does when a graph fails to load: look at the log.)
     """
     path = Path(servable)
-    grpc_port, rest_port = free_port(), free_port()
+    (grpc_port, grpc_claim), (rest_port, rest_claim) = _claim_port(), _claim_port()
     command = [
         sys.executable,
         "-m",
@@ -120,24 +121,38 @@ def serve(
         errors="replace",
     )
     server = RunningServer(process, grpc_port, rest_port)
-    try:
-        server.wait_for_log(_READY, ready_timeout)
-        yield server
-    finally:
+    with grpc_claim, rest_claim:
         try:
-            server.stop()
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            server.wait_for_log(READY, ready_timeout)
+            yield server
+        finally:
+            try:
+                server.stop()
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def free_port() -> int:
-    """A TCP port of localhost that nothing listens on, below those that the system gives to outgoing connections."""
+    """A TCP port of localhost that nothing listens on, and that nobody else gets from here while this process runs.
+
+    The system gives it to no outgoing connection either, since it is below those.
+    """
+    port, claim = _claim_port()
+    _claims.append(claim)
+    return port
+
+
+def _claim_port() -> tuple[int, socket.socket]:
+    """A port, and what claims it for as long as it is open: a UDP socket of that number, of which there can be one."""
     while True:
         port = random.randrange(20_000, 32_000)
+        claim = socket.socket(type=socket.SOCK_DGRAM)
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+            for own in (claim, probe):
+                own.bind(("127.0.0.1", port))
+            return port, claim
+        claim.close()
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
 from ovms_local.testing import RunningServer, free_port, serve
-from tests.support import watch
+from tests.support import log_lines, watch
 from tests.support.chat import CAPITAL, as_input, ask, conversation, refused
 from tests.support.clients import TritonStream, open_stream
 
@@ -169,7 +169,7 @@ def test_refused_requests_count_by_kind(watched, client, request_text, kind):
     assert grown(before, watched.metrics()) == {f"request_errors_total {kind}": 1}
     line = watched.lines()[-1]
     assert (line["ended"], line["prompts"], line["first_token_s"]) == (kind, 0, None)
-    told = [json.loads(text) for text in watched.server.log.splitlines() if '"request refused: ' in text][-1]
+    told = [json.loads(text) for text in watched.server.log.splitlines() if log_lines.REQUEST_REFUSED in text][-1]
     assert told["request_id"] == line["request_id"]
 
 
@@ -216,5 +216,5 @@ def test_a_port_in_use_is_one_line(int8_model):
         env = {"MODEL_PATH": str(int8_model), "LLM_METRICS_PORT": str(port)}
         with serve(ROOT / "servable_unary", env=env) as server:
             [line] = [line for line in server.log.splitlines() if "LLM_METRICS_PORT" in line]
-    assert "graph python_model is not available" in line
+    assert log_lines.graph_is("not available", "python_model") in line
     assert f"LLM_METRICS_PORT is {port}: can't listen on 127.0.0.1:{port}: Address already in use" in line

@@ -16,7 +16,7 @@ import tritonclient.grpc as grpcclient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ovms_local.testing import RunningServer, free_port
+from ovms_local.testing import READY, RunningServer, free_port
 from tests.support.packages import closure, imported_packages
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,7 @@ def test_the_wheel_serves_the_example_in_an_environment_of_its_own(wheel: Path, 
     )
     server = RunningServer(process, grpc_port, rest_port)
     try:
-        server.wait_for_log("server is ready")
+        server.wait_for_log(READY)
         with grpcclient.InferenceServerClient(server.grpc_url) as client:
             text = grpcclient.InferInput("text", [1], "BYTES")
             text.set_data_from_numpy(np.array(["Hello"], dtype=object))

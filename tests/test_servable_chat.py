@@ -13,6 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, serve
+from tests.support import log_lines
 from tests.support.chat import CAPITAL, SUMMARY, ask, conversation, joined, refused, stream
 from tests.support.clients import text_input
 
@@ -234,7 +235,7 @@ def test_a_refusal_is_one_line_in_the_log(client, server):
     already = len(server.log.splitlines())
     refused(client, conversation("Hi", foo=1))
     lines = [line for line in server.log.splitlines()[already:] if "foo" in line]
-    assert any("request refused: foo: unknown field" in line for line in lines)
+    assert any(f"{log_lines.REQUEST_REFUSED}foo: unknown field" in line for line in lines)
 
 
 def test_all_servables_of_a_process_share_one_model(int8_model):
@@ -244,7 +245,7 @@ def test_all_servables_of_a_process_share_one_model(int8_model):
         alone = resident_bytes(server.process.pid)
     with serve(ROOT / "servable_all", env=env) as server:
         assert resident_bytes(server.process.pid) < alone + (int8_model / "openvino_model.bin").stat().st_size / 2
-        assert server.log.count("is ready (ENGINE=") == 1
+        assert server.log.count(log_lines.MODEL_IS_READY) == 1
         with InferenceServerClient(server.grpc_url) as client:
             assert "Tokyo" in ask(client, conversation(CAPITAL))["completion"]
             assert client.infer("python_model", text_input("pre_prompt", CAPITAL)).as_numpy("token_count")[0]

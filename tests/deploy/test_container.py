@@ -19,7 +19,8 @@ from types import MappingProxyType
 import pytest
 import yaml
 
-from tests.support import ROOT, watch
+from ovms_local.testing import READY
+from tests.support import ROOT, log_lines, watch
 
 pytestmark = [
     pytest.mark.slow,
@@ -155,8 +156,8 @@ def docker_run(
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        watch.until(lambda: "server is ready" in log.read_text(), process=process)
-        assert "graph python_model is ready" in log.read_text()
+        watch.until(lambda: READY in log.read_text(), process=process)
+        assert log_lines.graph_is("ready", "python_model") in log.read_text()
         yield Container(process, uid)
     finally:
         process.kill()

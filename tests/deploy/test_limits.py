@@ -1,7 +1,6 @@
 """The server's limits around the servables': what they admit reaches them, and health and metrics get through."""
 
 import queue
-import urllib.request
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import yaml
 from ovms_local.testing import serve
 from tests.support import ROOT, watch
 from tests.support.clients import text_input
-from tests.support.deployment import SERVABLE
+from tests.support.deployment import SERVABLE, calls_inside
 from text_generation.serve.settings import Settings
 
 # What is asked besides answers: health and metrics, and the requests beyond the limit, which are told so at once.
@@ -71,11 +70,7 @@ def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(
         for _ in range(count):
             client.async_infer("gate", text_input("text", ""), lambda result, error: answers.put(error))  # noqa: ARG005
 
-        def all_are_in() -> bool:
-            with urllib.request.urlopen(f"{server.rest_url}/metrics", timeout=10) as response:
-                return f'ovms_current_graphs{{name="gate"}} {count}.0' in response.read().decode()
-
-        watch.until(all_are_in, process=server.process)
+        watch.until(lambda: calls_inside(server, "gate") == count, process=server.process)
         assert client.is_server_live(client_timeout=10)
         gate.touch()
         assert [answers.get(timeout=60) for _ in range(count)] == [None] * count

@@ -14,6 +14,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local.testing import serve
+from tests.support import log_lines
 from tests.support.kserve import Stream, request
 from tests.support.servables import NODE, Events
 
@@ -211,12 +212,12 @@ def test_a_poll_does_the_same(site, start):
     site.list("graph")
     server = start(poll=1)
     site.write("graph", "second")
-    server.running.wait_for_log("graph graph is reloaded")
+    server.running.wait_for_log(log_lines.graph_is("reloaded", "graph"))
     site.events.wait_for("initialize second")
     site.write("new", "new")
     site.list("new")
-    server.running.wait_for_log("graph graph is retired")
-    server.running.wait_for_log("graph new is ready")
+    server.running.wait_for_log(log_lines.graph_is("retired", "graph"))
+    server.running.wait_for_log(log_lines.graph_is("ready", "new"))
     assert server.infer("new") == "new"
     assert server.states() == {"graph": ("END", "OK"), "new": OK}
 
@@ -397,7 +398,7 @@ def test_a_config_that_cannot_be_read_changes_nothing_and_is_told_once(site, sta
         site.config.unlink()
     else:
         site.config.write_text(content)
-    server.running.wait_for_log("the graphs stay as they are")
+    server.running.wait_for_log(log_lines.GRAPHS_STAY)
     for _ in range(2):
         got, answer = server.reload()
         assert (got, set(answer)) == (status, {"error"})
@@ -457,7 +458,7 @@ def test_a_signal_during_a_reload(site, start):
         pool.submit(server.reload)
         site.events.wait_for("initialize wait")
         stopped = pool.submit(server.running.stop)
-        server.running.wait_for_log("stopping")
+        server.running.wait_for_log(log_lines.STOPPING)
         site.gate.write_text("")
         assert stopped.result(60) == 0
     assert "finalize wait" in site.events.wait_for("finalize wait")
@@ -473,6 +474,6 @@ def test_two_graphs_of_one_name_are_a_warning(site, start):
     server = start(poll=1)
     assert server.infer("graph") == "first"
     site.write("graph", "third")
-    server.running.wait_for_log("is reloaded")
+    server.running.wait_for_log(log_lines.graph_is("reloaded", "graph"))
     [warning] = [line for line in server.running.log.splitlines() if "WARNING" in line]
     assert warning.endswith(f"{site.config} has several graphs named graph: only the first is loaded")

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import socket
 import stat
@@ -16,10 +17,11 @@ import tritonclient.grpc as tritongrpc
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from ovms_local.testing import ServerDied, free_port, serve
-from tests.support import watch
+from ovms_local.testing import READY, ServerDied, free_port, serve
+from tests.support import log_lines, watch
 from tests.support.clients import open_stream
 from tests.support.kserve import Stream, request, triton_inputs
+from tests.support.text import edited
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +98,7 @@ def test_one_port_alone_is_enough(make_servable, flag):
         [sys.executable, "-m", "ovms_local", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     for line in process.stdout:
-        if "server is ready" in line:
+        if READY in line:
             process.terminate()
     assert process.wait(30) == 0
 
@@ -109,7 +111,7 @@ def test_one_graph_without_a_configuration(make_servable):
         [sys.executable, "-m", "ovms_local", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert any("graph mine is ready" in line for line in process.stdout)
+        assert any(log_lines.graph_is("ready", "mine") in line for line in process.stdout)
         with tritongrpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
             assert client.infer("mine", triton_inputs("x")).as_numpy("out")[0] == b"x"
     finally:
@@ -120,21 +122,21 @@ def test_one_graph_without_a_configuration(make_servable):
 
 def test_it_listens_on_localhost_and_says_when_it_does_not(make_servable):
     with serve(make_servable(ECHO)) as server:
-        assert f"gRPC listens on 127.0.0.1:{server.grpc_port}" in server.log
+        assert log_lines.listens("gRPC", server.grpc_port) in server.log
         assert "WARNING" not in server.log
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(("127.0.0.2", server.grpc_port), 5)
     everywhere = "0.0.0.0,::" if Path("/proc/net/if_inet6").exists() else "0.0.0.0"
     arguments = ["--grpc_bind_address", everywhere, "--rest_bind_address", everywhere]
     with serve(make_servable(ECHO), args=arguments) as server:
-        assert "gRPC is open to other machines" in server.log
-        assert "REST is open to other machines" in server.log
+        assert log_lines.is_open("gRPC") in server.log
+        assert log_lines.is_open("REST") in server.log
         for port in (server.grpc_port, server.rest_port):
             socket.create_connection(("127.0.0.2", port), 5).close()
 
 
 def test_log_levels(make_servable):
-    for level, expected in [("ERROR", ""), ("WARNING", ""), ("INFO", "graph python_model is ready")]:
+    for level, expected in [("ERROR", ""), ("WARNING", ""), ("INFO", log_lines.graph_is("ready", "python_model"))]:
         port = free_port()
         arguments = [
             "--config_path",
@@ -185,7 +187,7 @@ def flagged(tmp_path_factory):
 
 def test_the_log_goes_into_a_file_as_well(flagged):
     server, log = flagged
-    watch.until(lambda: "server is ready" in log.read_text())  # which comes after the same line on standard output
+    watch.until(lambda: READY in log.read_text())  # which comes after the same line on standard output
     lines = log.read_text().splitlines()
     assert lines == server.log.splitlines()[: len(lines)]
 
@@ -319,7 +321,7 @@ def test_a_servable_that_does_not_load_leaves_the_server_up(make_servable, code,
             client.infer("python_model", triton_inputs("x"))
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
         [line] = [line for line in server.log.splitlines() if "ERROR" in line]
-        assert "graph python_model is not available" in line
+        assert log_lines.graph_is("not available", "python_model") in line
         assert text in line
 
 
@@ -354,7 +356,7 @@ def test_it_runs_as_another_user(make_servable):
     except PermissionError:
         pytest.skip("the interpreter is in a folder of root's own")
     lines = iter(process.stdout.readline, "")
-    output = [line for line in lines if "server is ready" not in line or process.terminate()]
+    output = [line for line in lines if READY not in line or process.terminate()]
     assert process.wait(30) == 0
     assert "user 65534\n" in output
 
@@ -387,7 +389,7 @@ def test_a_signal_lets_the_running_request_end_and_takes_no_other(make_servable,
             client.async_infer("python_model", triton_inputs("x"), on_result)
             server.wait_for_log("the node waits")
             server.process.send_signal(number)
-            server.wait_for_log("stopping")
+            server.wait_for_log(log_lines.STOPPING)
             with (
                 tritongrpc.InferenceServerClient(server.grpc_url) as late,
                 pytest.raises(InferenceServerException) as caught,
@@ -399,7 +401,7 @@ def test_a_signal_lets_the_running_request_end_and_takes_no_other(make_servable,
             assert done.wait(30)
         assert server.process.wait(30) == 0
     assert results[0][1] is None
-    assert server.log.index("the node is finalized") < server.log.index("stopped")
+    assert server.log.index("the node is finalized") < server.log.index(log_lines.STOPPED)
 
 
 def test_a_signal_lets_the_running_generator_end(gate, tmp_path):
@@ -412,7 +414,7 @@ def test_a_signal_lets_the_running_generator_end(gate, tmp_path):
         stream.send(request("stream", {"count": 3, "wait_at": 2, "wait_for": str(gate)}))
         assert stream.read_text() == "out 0"
         server.process.terminate()
-        server.wait_for_log("stopping")
+        server.wait_for_log(log_lines.STOPPING)
         gate.write_text("")
         assert stream.read_all() == ["out 1", "out 2"]
         stream.half_close()
@@ -434,7 +436,7 @@ def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
             assert done.wait(30)
         assert errors[0] is not None
     assert "the node is finalized" in server.log
-    assert "cut off" in server.log
+    assert log_lines.A_NODE_IS_CUT_OFF in server.log
 
 
 def test_a_second_signal_ends_it_at_once(make_servable, gate):
@@ -445,14 +447,14 @@ def test_a_second_signal_ends_it_at_once(make_servable, gate):
         client.async_infer("python_model", triton_inputs("x"), lambda **_: None)
         server.wait_for_log("the node waits")
         server.process.send_signal(signal.SIGTERM)
-        server.wait_for_log("stopping")
+        server.wait_for_log(log_lines.STOPPING)
         assert server.stop() == 1
     assert "the node is finalized" not in server.log
 
 
 def test_a_signal_while_a_servable_loads(make_servable, gate):
-    code = WAITING.replace(
-        "def execute(self, inputs)", "def execute(self, inputs): pass\n    def initialize(self, kwargs)"
+    code = edited(
+        WAITING, "def execute(self, inputs)", "def execute(self, inputs): pass\n    def initialize(self, kwargs)"
     )
     folder = make_servable(code)
     port = free_port()
@@ -469,7 +471,7 @@ def test_a_signal_while_a_servable_loads(make_servable, gate):
         with pytest.raises(InferenceServerException, match="NOT_FOUND"):
             client.infer("python_model", triton_inputs("x"))
     process.terminate()
-    assert any("stopping" in line for line in iter(process.stdout.readline, ""))
+    assert any(log_lines.STOPPING in line for line in iter(process.stdout.readline, ""))
     gate.write_text("")
     assert "the node is finalized" in process.communicate(timeout=30)[0]
     assert process.returncode == 0
@@ -502,8 +504,8 @@ def test_serve_raises_with_the_log_when_the_server_dies(tmp_path):
 
 def test_serve_passes_the_environment_and_stops_the_server(make_servable, monkeypatch):
     monkeypatch.setenv("GOES", "away")
-    code = ECHO.replace(
-        "inputs[0].data, inputs[0].shape", "repr([os.environ.get(n) for n in ('GOES', 'COMES')]).encode(), [1]"
+    code = edited(
+        ECHO, "inputs[0].data, inputs[0].shape", "repr([os.environ.get(n) for n in ('GOES', 'COMES')]).encode(), [1]"
     )
     with (
         serve(make_servable("import os\n" + code), env={"GOES": None, "COMES": "in"}) as server,
@@ -512,6 +514,14 @@ def test_serve_passes_the_environment_and_stops_the_server(make_servable, monkey
         raw = client.infer("python_model", triton_inputs("x")).get_response().raw_output_contents[0]
     assert raw == b"[None, 'in']"
     assert server.process.returncode == 0
+
+
+def test_no_port_is_given_out_twice():
+    ports = set()
+    for _ in range(3):
+        random.seed(1)
+        ports.add(free_port())
+    assert len(ports) == 3
 
 
 def test_two_handlers_of_one_name_are_refused(make_servable, tmp_path):

@@ -14,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer
+from tests.support import log_lines
 from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 from text_generation.serve import loading
@@ -201,7 +202,7 @@ def test_a_bad_setting_makes_the_graph_unavailable(serving):
 def assert_unavailable(server: RunningServer, says: str) -> None:
     """The log says why in one line; the graph answers nobody; the server is well."""
     [line] = [line for line in server.log.splitlines() if " ERROR " in line]
-    assert "python_model" in line
+    assert log_lines.graph_is("not available", "python_model") in line
     assert says in line
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(f"{server.rest_url}/v2/models/python_model/ready")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from tests.support import clients, watch
+from tests.support import clients, log_lines, watch
 from tests.support.cutting_proxy import CuttingProxy, proxy_to
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
@@ -86,9 +86,9 @@ def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> t
     What came after that: tokens, seconds until the generation was over, and processor seconds until the server did
     nothing any more, since an engine could go on with what nobody reads.
     """
-    asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
+    asked, ended = watch.asked(server), len(watch.generated(server))
     with proxy_to(server.grpc_port) as proxy, asking(proxy.url, prompt) as client:
-        watch.until(lambda: server.log.count(" 1 prompts: [") > asked)
+        watch.until(lambda: watch.asked(server) > asked)
         if moment:
             question = client.stdout.read(len(f"Question:\n{prompt}\n\n".encode()))
             assert question.decode() == f"Question:\n{prompt}\n\n"
@@ -124,16 +124,16 @@ def test_who_leaves_while_waiting_makes_room_in_the_queue(serving, engine, scale
         running.send("python_model", clients.text_input("pre_prompt", "Hi"))
         running.receive()
         for way in (WAYS * 3)[: scale.leaving_clients]:  # no more, or the answer that they wait for is over
-            asked, ended = server.log.count(" 1 prompts: ["), len(watch.generated(server))
+            asked, ended = watch.asked(server), len(watch.generated(server))
             with proxy_to(server.grpc_port) as proxy, asking(proxy.url, STORY) as client:
-                watch.until(lambda before=asked: server.log.count(" 1 prompts: [") > before)
+                watch.until(lambda before=asked: watch.asked(server) > before)
                 go(way, client, proxy)
                 seconds = watch.until(lambda before=ended: len(watch.generated(server)) > before)
             row.done += 1
             # It is noticed by what is sent to it once a second; the next one finds room in the queue, or none.
             if watch.generated(server)[ended] != 0 or seconds > 2:
                 row.lost.append(f"{way}: {watch.generated(server)[ended]} tokens, {seconds:.1f} s")
-        assert "busy" not in server.log
+        assert log_lines.BUSY not in server.log
 
 
 def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scale, report):

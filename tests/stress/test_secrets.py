@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from tests.support import chat, clients
+from tests.support import chat, clients, log_lines
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def folder_with_code(int8_model, tmp_path) -> tuple[Path, Path]:
 def test_code_in_a_model_folder_never_runs(serving, engine, folder_with_code):
     folder, trace = folder_with_code
     with serving("unary", ENGINE=engine, MODEL_PATH=folder, MAX_NEW_TOKENS=4) as server:
-        refused = "is not available" in server.log
+        refused = log_lines.graph_is("not available", "python_model") in server.log
         assert refused or clients.unary(server.grpc_url, "Hi").error is None
     assert not trace.exists()
 
@@ -65,5 +65,5 @@ def test_a_refused_conversation_is_not_quoted_in_the_log(serving):
         for request in wrong:
             assert "xyzzy" in chat.refused(client, request)
         server.stop()
-        assert server.log.count("request refused: ") == len(wrong)
+        assert server.log.count(log_lines.REQUEST_REFUSED) == len(wrong)
         assert "xyzzy" not in server.log

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 
 from ovms_local.testing import RunningServer
-
-_GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
+from tests.support import log_lines
 
 
 def until(condition: Callable[[], object], timeout_s: float = 60, process: subprocess.Popen | None = None) -> float:
@@ -37,7 +36,12 @@ def processes(server: RunningServer) -> list[psutil.Process]:
 
 def generated(server: RunningServer) -> list[int]:
     """Tokens of each generation that has ended, from the server's log, in order."""
-    return [int(count) for count in _GENERATED.findall(server.log)]
+    return [int(count) for count in log_lines.GENERATED.findall(server.log)]
+
+
+def asked(server: RunningServer) -> int:
+    """Requests with one prompt that have come, from the server's log at DEBUG."""
+    return server.log.count(log_lines.ONE_PROMPT)
 
 
 def resident_mb(server: RunningServer) -> float:

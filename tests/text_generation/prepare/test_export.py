@@ -28,15 +28,20 @@ def test_answers_as_the_model_does(fp32_model: Path) -> None:
     assert tokenizer.decode(output[prompt["input_ids"].shape[1] :]) == "The capital of France is Paris.<|im_end|>"
 
 
-@pytest.mark.parametrize("text", ["In 1984, don't panic!\n  Grüße 世界 👩‍🚀", "<|im_start|>user\nhi<|im_end|>"])
-def test_openvino_tokenizer_agrees(fp32_model: Path, text: str) -> None:
+ORDINARY = "In 1984, don't panic!\n  Grüße 世界 👩‍🚀"
+
+
+@pytest.mark.parametrize(
+    ("text", "without_special"), [(ORDINARY, ORDINARY), ("<|im_start|>user\nhi<|im_end|>", "user\nhi")]
+)
+def test_openvino_tokenizer_agrees(fp32_model: Path, text: str, without_special: str) -> None:
     expected = AutoTokenizer.from_pretrained(fp32_model)(text)["input_ids"]
     core = ov.Core()
     tokenizer = core.compile_model(fp32_model / "openvino_tokenizer.xml", "CPU")
     token_ids = tokenizer([text])["input_ids"]
     assert token_ids[0].tolist() == expected
     detokenizer = core.compile_model(fp32_model / "openvino_detokenizer.xml", "CPU")
-    assert detokenizer(token_ids)["string_output"][0] in (text, "user\nhi")  # special tokens are left out
+    assert detokenizer(token_ids)["string_output"][0] == without_special
 
 
 def test_folder_says_what_made_it(fp32_model: Path) -> None:

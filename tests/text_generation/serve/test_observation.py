@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from ovms_local.testing import free_port
+from tests.support import log_lines
 from text_generation.errors import BusyError, RequestError
 from text_generation.serve.generation import Completion, Ends
 from text_generation.serve.logs import JsonFormatter
@@ -58,17 +59,19 @@ def test_the_access_line_says_what_it_cost_and_why_it_ended(caplog, completions,
     line = observed(caplog, *completions, error=error)
     tokens = sum(len(own.token_ids) for own in completions)
     numbers = (
-        rf"{len(completions)} prompts: {tokens} tokens generated in 0\.\d\d s; {3 * len(completions)} prompt tokens"
+        rf"{len(completions)} prompts: {tokens} tokens generated in \d+\.\d\d s; {3 * len(completions)} prompt tokens"
     )
-    assert re.fullmatch(rf"{numbers}, queue 0\.\d\d s, first token 0\.\d\d s; {ended}; request [0-9a-f]{{16}}", line)
+    assert re.fullmatch(
+        rf"{numbers}, queue \d+\.\d\d s, first token \d+\.\d\d s; {ended}; request [0-9a-f]{{16}}", line
+    )
 
 
 def test_a_refused_request_has_a_line_of_its_own_behind_the_reason(caplog):
     with caplog.at_level(logging.INFO, "text_generation"), pytest.raises(RequestError), Observation():
         raise RequestError("prompt 1 of 1 is empty")
     reason, line = (record.getMessage() for record in caplog.records)
-    assert reason == "request refused: prompt 1 of 1 is empty"
-    assert re.fullmatch(r"refused in 0\.00 s; bad_request; request [0-9a-f]{16}", line)
+    assert reason == f"{log_lines.REQUEST_REFUSED}prompt 1 of 1 is empty"
+    assert re.fullmatch(r"refused in \d+\.\d\d s; bad_request; request [0-9a-f]{16}", line)
 
 
 def test_json_is_one_line_whatever_is_in_a_record():
@@ -85,6 +88,7 @@ def test_json_is_one_line_whatever_is_in_a_record():
     assert line["traceback"].endswith("RuntimeError: first line\nsecond line")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_the_log_is_set_up_once_however_many_servables_do_so(log_format):
     program = (
