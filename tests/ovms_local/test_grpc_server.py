@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import serve
-from tests.support.kserve import (
+from tests.support.kserve_requests import (
     EXECUTION_FAILED,
     UNKNOWN_ERROR,
     Stream,

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from tests.support.clients import TritonStream, open_stream
-from tests.support.kserve import (
+from tests.support.kserve_requests import (
     EXECUTION_FAILED,
     UNKNOWN_ERROR,
     Stream,

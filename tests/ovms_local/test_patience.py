@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from ovms_local.testing import RunningServer, serve
-from tests.support.kserve import Stream, request
+from tests.support.kserve_requests import Stream, request
 
 pytestmark = pytest.mark.slow
 

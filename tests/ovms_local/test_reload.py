@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2_grpc
 
 from ovms_local.testing import serve
 from tests.support import log_lines
-from tests.support.kserve import Stream, request
+from tests.support.kserve_requests import Stream, request
 from tests.support.servables import NODE, Events
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ import tritonclient.http as tritonhttp
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.support.kserve import Stream, request
+from tests.support.kserve_requests import Stream, request
 from tests.support.text import edited
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 from ovms_local.testing import READY, ServerDied, free_port, serve
 from tests.support import log_lines, watch
 from tests.support.clients import open_stream
-from tests.support.kserve import Stream, request, triton_inputs
+from tests.support.kserve_requests import Stream, request, triton_inputs
 from tests.support.text import edited
 
 pytestmark = pytest.mark.slow
