@@ -68,8 +68,10 @@ def test_the_page_asks_whichever_server_runs() -> None:
     dockerfile = (ROOT / page["build"] / "Dockerfile").read_text()
     user = int(re.search(r"^USER (\d+)$", dockerfile, re.MULTILINE)[1])
     assert user > 0
-    copied = {name for line in re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE) for name in line.split()}
-    assert copied == {"requirements.txt", *(path.name for path in (ROOT / page["build"]).glob("*.py"))}
+    folder = ROOT / page["build"]
+    patterns = " ".join(re.findall(r"^COPY (.+) \./$", dockerfile, re.MULTILINE)).split()
+    copied = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    assert copied == {"requirements.txt", *(path.name for path in folder.glob("*.py"))}
 
 
 def test_the_gpu_is_a_profile_of_its_own() -> None:
