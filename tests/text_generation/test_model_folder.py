@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.model_folders import XML, write_model
 from tests.support.text import edited
 from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
-
-from ..model_folders import XML, write_model
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.model_folders import WEIGHTS, write_model
 from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import staging
-
-from ...model_folders import WEIGHTS, write_model
 
 
 @pytest.fixture
@@ -124,6 +123,7 @@ def test_links_that_a_killed_run_left_are_cleared(folder: Path, tmp_path_factory
 WRITES_ON = 'n=0; while :; do n=$((n + 1)); : > "$1/$n"; [ $n = 3000 ] && echo; done'
 
 
+@pytest.mark.slow
 def test_child_of_a_killed_run_that_still_writes(folder: Path) -> None:
     leftover = folder.parent / ".model.partial" / "new-12345678"
     leftover.mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_folder_that_is_replaced_while_it_is_read(folder: Path) -> None:
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, {root!r})
-from tests.model_folders import write_model
+from tests.support.model_folders import write_model
 from text_generation.prepare import staging
 
 moment, countdown, rename = {moment!r}, int({moment!r}[-1]), pathlib.Path.rename
@@ -184,6 +184,7 @@ def replace_and_die(folder: Path, moment: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "weights"), [("before rename 2", WEIGHTS), ("after rename 2", b"\2" * 1000)])
 def test_recovery_where_nothing_is_to_be_written(folder: Path, moment: str, weights: bytes) -> None:
     assert replace_and_die(folder, moment).returncode == -signal.SIGKILL
@@ -201,6 +202,7 @@ def test_lock_that_a_killed_run_left_alone_is_removed(folder: Path) -> None:
     assert alone(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("moment", ["in the work 1", "before rename 1", "before rename 2"])
 def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists: bool) -> None:
