@@ -1,4 +1,4 @@
-"""Import everything that a servable will need, so that a broken image fails when it is built and not when it serves."""
+"""Imports everything that a servable needs, so that a broken image fails when it is built, not when it serves."""
 
 import importlib
 import pkgutil
@@ -6,12 +6,12 @@ import sys
 
 import text_generation
 
-# pyovms is the server's own; the others are imported late by the library, when an engine is chosen or a model exported
+# pyovms belongs to the server; the library imports the others only when an engine is chosen or a model is exported.
 OUTSIDE = ("pyovms", "openvino_genai", "openvino_tokenizers", "optimum.intel", "nncf")
 
 
 def main():
-    """Import OUTSIDE and every module of text_generation; a sentence and exit code 1 at the first that fails."""
+    """Import OUTSIDE and every module of text_generation; exit with an error and code 1 at the first that fails."""
     inside = [module.name for module in pkgutil.walk_packages(text_generation.__path__, "text_generation.")]
     for name in (*OUTSIDE, *inside):
         try:

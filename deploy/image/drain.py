@@ -1,7 +1,7 @@
-"""Wait until the model server has no request left: what runs before it gets SIGTERM, which cuts answers off after 5 s.
+"""Waits until the model server has no request left; to be run before SIGTERM, after which answers are cut off in 5 s.
 
-In Kubernetes it is the preStop hook: the pod leaves its services while this runs. `make down` runs it in the containers
-of compose. The server needs --rest_port 8000 and --metrics_enable.
+In Kubernetes this is the preStop hook, which runs while the pod is removed from its services. `make down` runs it in
+the compose containers. The server needs --rest_port 8000 and --metrics_enable.
 `python3.12 drain.py [URL]`
 """
 
@@ -9,25 +9,25 @@ import sys
 import time
 import urllib.request
 
-# Time for the endpoint's removal to reach every client and proxy: until then new requests may still come.
+# Time for the endpoint's removal to reach every client and proxy: until then, new requests may still arrive.
 QUIET_SECONDS = 10
-# The longest answer, 1,024 tokens at 5 tokens/s, behind the longest wait for a place, QUEUE_TIMEOUT_S, and quiet.
+# The longest answer, 1,024 tokens at 5 tokens/s, after the longest wait, QUEUE_TIMEOUT_S, plus the quiet time.
 DEADLINE_SECONDS = 280
 POLL_SECONDS = 1
-# A REST worker that generates an answer lets the metrics wait: another connection may come to one that is free.
+# Metrics wait while their REST worker generates an answer; the next connection may go to a free worker.
 TIMEOUT_SECONDS = 5
 
 
 def requests_running(metrics):
-    """Return the number of graphs that are running, from the text of the server's Prometheus metrics."""
+    """Return the number of running graphs from the text of the server's Prometheus metrics."""
     lines = (line for line in metrics.splitlines() if line.startswith("ovms_current_graphs"))
     return sum(int(float(line.rsplit(maxsplit=1)[1])) for line in lines)
 
 
 def is_busy(url):
-    """Whether a request is running, by the metrics at `url`; a server too busy to give them in time counts.
+    """Whether a request is running, according to the metrics at `url`, or the server is too busy to serve them in time.
 
-    Exits with a sentence where there is no server, or none that serves metrics.
+    Exits with an error if there is no server or it serves no metrics.
     """
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
@@ -39,7 +39,7 @@ def is_busy(url):
 
 
 def main(url="http://localhost:8000/metrics"):
-    """Return after QUIET_SECONDS in a row without a request; exit code 1 after DEADLINE_SECONDS with one."""
+    """Return after QUIET_SECONDS without a request; exit with code 1 if that does not happen in DEADLINE_SECONDS."""
     started = quiet_since = time.monotonic()
     while (now := time.monotonic()) - quiet_since < QUIET_SECONDS:
         if now - started > DEADLINE_SECONDS:

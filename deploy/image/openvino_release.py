@@ -1,12 +1,12 @@
-"""Tell pip which OpenVINO release the base image has, so that it installs none of its own.
+"""Tells pip which OpenVINO release the base image has, so that it does not install another.
 
-The base carries its own openvino, openvino_tokenizers and openvino_genai, built for the libopenvino in the server's
-process. Their metadata is only a sketch: it leaves out the patch number, yet requires patch releases, and lacks the
-RECORD without which pip can't uninstall. Left to itself, pip would try to replace them, and fail.
+The base image has its own openvino, openvino_tokenizers and openvino_genai, built for the libopenvino in the server's
+process. Their metadata is incomplete: it omits the patch number, although it requires patch releases, and lacks the
+RECORD that pip needs to uninstall. On its own, pip would try to replace them and fail.
 
 `python3.12 openvino_release.py OVMS CONSTRAINTS METADATA` asks the server's binary for its release. It writes the file
-CONSTRAINTS, which pins the three packages to that release, and the folder METADATA, which shows them to pip as
-installed in that release when it comes first in PYTHONPATH.
+CONSTRAINTS, which pins the three packages to that release, and the folder METADATA, which makes pip see them as
+installed in that release if it is first in PYTHONPATH.
 """
 
 import re
@@ -18,23 +18,23 @@ PACKAGES = ("openvino", "openvino-tokenizers", "openvino-genai")
 OLDEST_RELEASE = (2026, 0)  # what optimum-intel requires
 
 # "OpenVINO backend 2026.1.0-21367-63e31528c62-releases/2026/1". A nightly build counts as the release that it precedes,
-# since pip puts 2026.2.0.dev20260301 before every release of 2026.2.
+# since pip sorts 2026.2.0.dev20260301 before every release of 2026.2.
 _BACKEND = re.compile(r"^OpenVINO backend:? +v?(\d{4}\.\d+(?:\.\d+)*)", re.MULTILINE)
 
 
 class UnusableBaseImage(Exception):
-    """The base image cannot carry text_generation; the message says why and what to do."""
+    """The base image can't be used for text_generation; the message says why and what to do."""
 
 
 def openvino_release(version_text):
     """Return the release, such as "2026.2.1", of the server whose `--version` prints `version_text`.
 
-    Raises UnusableBaseImage when the text names no release, or one that is older than OLDEST_RELEASE.
+    Raises UnusableBaseImage if the text contains no release, or one older than OLDEST_RELEASE.
     """
     backend = _BACKEND.search(version_text)
     if backend is None:
         raise UnusableBaseImage(
-            f"`ovms --version` names no OpenVINO release:\n{version_text.rstrip()}\n"
+            f"`ovms --version` prints no OpenVINO release:\n{version_text.rstrip()}\n"
             "Choose another base image: --build-arg BASE_IMAGE=openvino/model_server:latest"
         )
     release = backend[1]
@@ -55,7 +55,7 @@ def write_constraints(release, path):
 
 
 def write_metadata(release, folder):
-    """Write to `folder` what pip reads to see the PACKAGES of this release installed."""
+    """Write to `folder` the metadata that makes pip see the PACKAGES of this release as installed."""
     for name in PACKAGES:
         dist_info = Path(folder, f"{name.replace('-', '_')}-{release}.dist-info")
         dist_info.mkdir(parents=True)
@@ -63,7 +63,7 @@ def write_metadata(release, folder):
 
 
 def main(ovms, constraints_path, metadata_folder):
-    """Write both for the server binary `ovms`; a sentence and exit code 1 where the base image can't be used."""
+    """Write both for the server binary `ovms`; exit with an error and code 1 if the base image can't be used."""
     try:
         version = subprocess.run([ovms, "--version"], check=False, capture_output=True, text=True)
         release = openvino_release(version.stdout + version.stderr)

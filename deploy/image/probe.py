@@ -1,8 +1,8 @@
-"""Ask the model server in this container over gRPC how it is: a health check.
+"""Health check: asks the model server in this container over gRPC whether it is live or ready.
 
-Over REST a probe may wait behind an answer that is being generated: the system hands a new connection to any of the
-REST workers, a busy one too.
-`python3.12 probe.py` asks whether the server is live, `python3.12 probe.py GRAPH` whether the graph is ready.
+Over REST, a probe could wait behind an answer that is being generated: the system assigns a new connection to any REST
+worker, even a busy one.
+`python3.12 probe.py` checks whether the server is live, `python3.12 probe.py GRAPH` whether the graph is ready.
 """
 
 import sys
@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 5
 
 
 def main(graph=None):
-    """Exit code 0 when the server is live or `graph` ready, 1 and a sentence when not."""
+    """Exit with code 0 if the server is live or `graph` is ready, else with an error and code 1."""
     client = grpcclient.InferenceServerClient(URL)
     try:
         if graph is None:

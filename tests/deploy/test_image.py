@@ -63,8 +63,8 @@ def test_pins_are_the_servers_release(tmp_path: Path, release: str, suffix: str)
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("OpenVINO Model Server 2026.1\nOpenVINO backend 63e31528c62a\n", "names no OpenVINO release"),
-        ("", "names no OpenVINO release"),
+        ("OpenVINO Model Server 2026.1\nOpenVINO backend 63e31528c62a\n", "prints no OpenVINO release"),
+        ("", "prints no OpenVINO release"),
         (version_text("2025.4.1"), "The base image has OpenVINO 2025.4.1; optimum-intel needs 2026.0 or newer."),
     ],
 )
