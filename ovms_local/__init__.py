@@ -1,6 +1,6 @@
-"""Runs Python servables of OpenVINO Model Server without Docker: see README.md beside this file."""
+"""Runs Python servables of OpenVINO Model Server without Docker; see README.md in this folder."""
 
 import os
 
-# A node that starts a process would have gRPC write a warning; none of its child processes uses gRPC.
+# Otherwise gRPC logs a warning when a node starts a process; no child process here uses gRPC.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -1,4 +1,4 @@
-"""`python -m ovms_local`: read the command line and the configuration, and serve."""
+"""`python -m ovms_local`: reads the command line and the configuration, and serves."""
 
 import argparse
 import asyncio
@@ -17,14 +17,14 @@ from ovms_local.version import describe
 
 
 def main() -> int:
-    """Parse the command line and serve; the exit code."""
+    """Parse the command line, serve, and return the exit code."""
     flags = parse_flags()
     if flags.version:
         print(describe())
         return 0
-    # The folder of a servable may be read-only, and stays as it is in any case.
+    # A servable's folder may be read-only, and is never modified.
     sys.dont_write_bytecode = True
-    # Each connection is an open file, of which a shell allows 1,024 where the system allows many more.
+    # Each connection is an open file. Shells usually allow 1,024, but the system's hard limit is much higher.
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     try:
@@ -37,8 +37,8 @@ def main() -> int:
     except KeyboardInterrupt:
         return 0
     if not in_order:
-        # A node that does not come back would keep the interpreter from ending.
-        logging.getLogger("ovms_local").warning("a node is still running: it is cut off")
+        # A node that does not return would keep the interpreter from exiting.
+        logging.getLogger("ovms_local").warning("exiting although a node is still running")
         logging.shutdown()
         os._exit(0)
     return 0

@@ -1,4 +1,4 @@
-"""What the server is to serve, looked at again and again: config.json, or the one graph of the command line."""
+"""The configuration to serve, which is re-read periodically: config.json, or the one graph of the command line."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from ovms_local.server_config import (
 
 _log = logging.getLogger(__name__)
 
-# A config.json that can't be read may be one that is being written: look so many times, so many seconds apart.
+# A config.json that can't be read may just be being written: number of attempts, and seconds between them.
 _ATTEMPTS, _PAUSE = 3, 0.01
 
 
@@ -25,10 +25,10 @@ class ConfigSource(Protocol):
     """Where the configuration comes from."""
 
     def read(self) -> ServerConfig:
-        """What it says now.
+        """Return the current configuration.
 
         Raises:
-            ServerConfigError: it can't be read; the same object again for as long as that has the same cause.
+            ServerConfigError: it can't be read; the same object is raised as long as the cause is the same.
         """
 
 
@@ -41,7 +41,7 @@ class ConfigFile:
         self._error: ServerConfigError | None = None
 
     def read(self) -> ServerConfig:
-        """See ConfigSource. What it says depends on which files are there, so that it is parsed again in any case."""
+        """See ConfigSource. An unchanged file is parsed again, too, since the result depends on which files exist."""
         for _ in range(_ATTEMPTS):
             found = self._content()
             if self._error and found == self._seen:
@@ -61,7 +61,7 @@ class ConfigFile:
         raise latest
 
     def _content(self) -> bytes | str:
-        """The file's content, or why there is none."""
+        """Return the file's content, or as a str the reason why it can't be read."""
         try:
             return self._path.read_bytes()
         except OSError as error:
@@ -81,12 +81,12 @@ class SingleGraph:
         self._folder = folder
 
     def read(self) -> ServerConfig:
-        """See ConfigSource; the graph may come to be in the folder of a version, or in its own again."""
+        """See ConfigSource; the graph file may have moved to or from a version folder."""
         return ServerConfig((single_graph(self._name, self._folder),))
 
 
 class Configuration:
-    """Keeps the graphs as the configuration wants them."""
+    """Keeps the graphs in line with the configuration."""
 
     def __init__(self, source: ConfigSource, graphs: Graphs) -> None:
         self._source = source
@@ -95,17 +95,17 @@ class Configuration:
         self._reported: ServerConfigError | None = None
 
     def apply(self) -> None:
-        """Load what is new or has changed, and unload what is gone; on any thread, one after another.
+        """Load new and changed graphs, and unload removed ones; safe on any thread, one call at a time.
 
         Raises:
-            ServerConfigError: the configuration can't be read, and everything is as it was. Logged once per cause.
+            ServerConfigError: the configuration can't be read; nothing has changed. Logged once per cause.
         """
         with self._lock:
             try:
                 config = self._source.read()
             except ServerConfigError as error:
                 if error is not self._reported:
-                    _log.error("the graphs stay as they are: %s", error)
+                    _log.error("the graphs are left unchanged: %s", error)
                 self._reported = error
                 raise
             self._graphs.update(config.graphs)

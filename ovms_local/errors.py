@@ -1,10 +1,10 @@
-"""What can go wrong with a request, each error with its gRPC code and its HTTP status (as OpenVINO Model Server's)."""
+"""The errors of requests, each with its gRPC code and HTTP status, the same as in OpenVINO Model Server."""
 
 from grpc import StatusCode
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of an exception that is not ours, which may be unable to say what it is about."""
+    """Return type and message of a foreign exception, whose str() may itself fail."""
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:
@@ -12,18 +12,18 @@ def describe(error: BaseException) -> str:
 
 
 class ServingError(Exception):
-    """An error that the client is told. Its text is the message, its class carries the statuses."""
+    """An error that is reported to the client: its text is the message, its class defines the statuses."""
 
     grpc_code = StatusCode.INTERNAL
     http_status = 500
 
     def __init__(self, message: str) -> None:
-        # Half a surrogate pair can be in any text of Python's, but in none that is sent.
+        # Python strings may contain unpaired surrogates, which can't be sent.
         super().__init__(message.encode(errors="backslashreplace").decode())
 
 
 class ModelNotFound(ServingError):
-    """No graph of this name is configured."""
+    """No graph with this name is configured."""
 
     grpc_code = StatusCode.NOT_FOUND
     http_status = 404
@@ -33,7 +33,7 @@ class ModelNotFound(ServingError):
 
 
 class GraphNotFound(ServingError):
-    """No graph of the name that a request is for is configured."""
+    """No graph with the name in an inference request is configured."""
 
     grpc_code = StatusCode.NOT_FOUND
     http_status = 404
@@ -52,7 +52,7 @@ class ModelNotAvailable(ServingError):
 
 
 class ModelRetired(ServingError):
-    """The graph was taken out of the configuration."""
+    """The graph was removed from the configuration."""
 
     grpc_code = StatusCode.NOT_FOUND
     http_status = 404
@@ -62,7 +62,7 @@ class ModelRetired(ServingError):
 
 
 class ModelNotReady(ServingError):
-    """REST's answer where a graph is known and no requests to it are taken."""
+    """REST's answer if a graph is known but does not accept requests."""
 
     http_status = 404
 
@@ -90,7 +90,7 @@ class ServerNotReady(ServingError):
 
 
 class ServerExhausted(ServingError):
-    """The server has as many calls at once as it may have."""
+    """The server already has the maximum number of simultaneous calls."""
 
     grpc_code = StatusCode.RESOURCE_EXHAUSTED
 
@@ -99,7 +99,7 @@ class ServerExhausted(ServingError):
 
 
 class ClientTooSlow(ServingError):
-    """The client of a stream does not read what it is sent."""
+    """The client of a stream does not read its responses."""
 
     grpc_code = StatusCode.ABORTED
 
@@ -112,7 +112,7 @@ class InvalidRequest(ServingError):
 
 
 class MalformedTimestamp(InvalidRequest):
-    """A request sets a timestamp of another type than int64, or one that no packet can have."""
+    """A request sets a timestamp that is not an int64 or is out of range for packets."""
 
     grpc_code = StatusCode.UNKNOWN
     http_status = 500
@@ -122,7 +122,7 @@ class MalformedTimestamp(InvalidRequest):
 
 
 class UnsupportedParameter(ServingError):
-    """A parameter of a request has a type that the server does not take."""
+    """A request parameter has a type that the server does not support."""
 
     grpc_code = StatusCode.UNKNOWN
 
@@ -152,14 +152,14 @@ class FailedPrecondition(ServingError):
 
 
 class ExecutionFailed(InvalidRequest):
-    """The graph failed while it ran."""
+    """The graph failed while running."""
 
     def __init__(self, details: str) -> None:
         super().__init__(f"Mediapipe execution failed. MP status - {details}")
 
 
 class TimestampMismatch(ExecutionFailed):
-    """A packet for an input of the graph has a timestamp that does not grow."""
+    """The timestamps at an input of the graph do not increase."""
 
     def __init__(self, stream: str, lowest: float, timestamp: int) -> None:
         super().__init__(
@@ -175,7 +175,7 @@ class NotJson(InvalidRequest):
 
 
 class ConfigNotReloaded(ServingError):
-    """A config.json that is none was to be loaded over REST."""
+    """A reload over REST failed because config.json is invalid."""
 
     http_status = 412
 
@@ -184,14 +184,14 @@ class ConfigNotReloaded(ServingError):
 
 
 class UnknownPath(InvalidRequest):
-    """A REST path that names nothing."""
+    """An unknown REST path."""
 
     def __init__(self) -> None:
         super().__init__("Invalid request URL")
 
 
 class WrongMethod(InvalidRequest):
-    """A known REST path asked with another method than its own."""
+    """A known REST path was requested with an unsupported method."""
 
     http_status = 406
 

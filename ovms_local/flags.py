@@ -1,4 +1,4 @@
-"""The command line: the real server's flags, those included that have nothing to do here."""
+"""The command line: the real server's flags, including those that have no effect here."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ _CORS_HEADERS = {
 
 
 def parse_flags() -> argparse.Namespace:
-    """The command line's flags, checked; where one is wrong, the process ends with exit code 64."""
+    """Parse and check the command line; on an error, the process ends with exit code 64."""
     parser = _parser()
     flags = parser.parse_args()
     if not flags.version:
@@ -27,9 +27,9 @@ def parse_flags() -> argparse.Namespace:
 
 
 def cors_headers(flags: argparse.Namespace) -> list[tuple[str, str]]:
-    """The headers that let pages in a browser ask the server: none, unless one of the flags for them is given.
+    """Return the headers that allow web pages to call the server; none unless one of their flags is given.
 
-    The real server sends them always, which lets every page that is open in a browser ask a server on this machine.
+    The real server always sends them, which lets any page open in a browser call a server on the same machine.
     """
     if not (flags.allow_credentials or any(getattr(flags, name) is not None for name in _CORS_HEADERS)):
         return []
@@ -55,7 +55,7 @@ def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
     if flags.metrics_list is not None and not flags.metrics_enable:
         parser.error("--metrics_list needs --metrics_enable")
     if flags.config_path and (flags.model_name or flags.model_path):
-        parser.error("--config_path goes without --model_name and --model_path")
+        parser.error("--config_path can't be combined with --model_name and --model_path")
     if not flags.config_path and not (flags.model_name and flags.model_path):
         parser.error("give --config_path, or --model_name and --model_path")
 
@@ -63,21 +63,21 @@ def _check(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m ovms_local",
-        description="Serve Python nodes of MediaPipe graphs as OpenVINO Model Server does.",
+        description="Serve MediaPipe graphs with Python nodes the way OpenVINO Model Server does.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--version", action="store_true", help="print the releases and exit")
+    add("--version", action="store_true", help="print the versions and exit")
     add("--config_path", type=Path, help="config.json with the graphs to serve")
     add("--model_name", help="name of the one graph to serve without a config.json")
-    add("--model_path", type=Path, help="its folder, with graph.pbtxt in it or in its folder 1")
+    add("--model_path", type=Path, help="its folder, with graph.pbtxt in it or in its subfolder 1")
     add("--file_system_poll_wait_seconds", type=count, default=1, metavar="SECONDS",
-        help="how often to look whether config.json or a graph has changed, 0 for never (%(default)s)")  # fmt: skip
-    add("--shutdown_timeout", type=seconds, default=30.0, help="seconds running requests have at the end (%(default)s)")
+        help="how often to check config.json and the graphs for changes, 0 for never (%(default)s)")  # fmt: skip
+    add("--shutdown_timeout", type=seconds, default=30.0, help="seconds for running requests to finish (%(default)s)")
     _add_transports(parser)
     _add_metrics_and_log(parser)
     _add_cors(parser)
-    group = parser.add_argument_group("taken as the real server takes them, without effect")
+    group = parser.add_argument_group("accepted as in the real server, but without effect")
     for flag in ("grpc_workers", "rest_workers"):
         group.add_argument(f"--{flag}", type=positive)
     for flag in ("grpc_memory_quota", "custom_node_resources_cleaner_interval_seconds"):
@@ -97,7 +97,7 @@ def _add_transports(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             f"--{flag}", type=addresses, default=["127.0.0.1"], metavar="ADDRESS,...", help="default: 127.0.0.1"
         )
-    group.add_argument("--grpc_max_threads", type=positive, help="how many calls and open streams gRPC takes at once")
+    group.add_argument("--grpc_max_threads", type=positive, help="maximum number of gRPC calls and open streams")
     group.add_argument(
         "--grpc_channel_arguments", type=channel_arguments, default={}, metavar="NAME=VALUE,...",
         help="arguments for the gRPC server, such as grpc.max_concurrent_streams=64",
@@ -106,29 +106,29 @@ def _add_transports(parser: argparse.ArgumentParser) -> None:
 
 def _add_metrics_and_log(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("metrics and log")
-    _add_switch(group, "metrics_enable", help="serve Prometheus metrics at /metrics of REST")
-    group.add_argument("--metrics_list", type=metrics, metavar="NAME,...", help="only these metrics")
+    _add_switch(group, "metrics_enable", help="serve Prometheus metrics at /metrics on the REST port")
+    group.add_argument("--metrics_list", type=metrics, metavar="NAME,...", help="serve only these metrics")
     group.add_argument("--log_level", choices=LEVELS, default="INFO", help="default: %(default)s")
-    group.add_argument("--log_path", type=Path, metavar="FILE", help="log into this file, too")
+    group.add_argument("--log_path", type=Path, metavar="FILE", help="also log to this file")
 
 
 def _add_cors(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("headers for pages in a browser (CORS): none, unless one of these is given")
+    group = parser.add_argument_group("headers for web pages (CORS), sent only if one of these is given")
     _add_switch(group, "allow_credentials", help="send Access-Control-Allow-Credentials")
     for flag, header in _CORS_HEADERS.items():
         group.add_argument(f"--{flag}", metavar="LIST", help=f"value of {header}, * by default")
 
 
 def _add_switch(group: argparse._ArgumentGroup, name: str, help: str | None = None) -> None:
-    """A flag without a value, or with true or false."""
+    """Add a flag that takes no value, true, or false."""
     group.add_argument(f"--{name}", type=switch, nargs="?", const=True, default=False, metavar="true|false", help=help)
 
 
-# argparse names these in its own messages ("invalid port value").
+# argparse uses the names of these functions in its messages ("invalid port value").
 
 
 def port(argument: str) -> int:
-    """A flag's value as a port, 0 for none."""
+    """Parse a port; 0 means none."""
     number = int(argument)
     if not 0 <= number < 65536:
         raise argparse.ArgumentTypeError(f"invalid port {number}: must be 1 to 65535, or 0 for none")
@@ -136,7 +136,7 @@ def port(argument: str) -> int:
 
 
 def count(argument: str) -> int:
-    """A flag's value as a number of things, 0 or more."""
+    """Parse an integer that is at least 0."""
     number = int(argument)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is less than 0")
@@ -144,7 +144,7 @@ def count(argument: str) -> int:
 
 
 def positive(argument: str) -> int:
-    """A flag's value as a number of things, 1 or more."""
+    """Parse an integer that is at least 1."""
     number = int(argument)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
@@ -152,7 +152,7 @@ def positive(argument: str) -> int:
 
 
 def seconds(argument: str) -> float:
-    """A flag's value as a time to wait, 0 or more."""
+    """Parse a number of seconds that is at least 0."""
     value = float(argument)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"invalid number of seconds: {argument}")
@@ -160,14 +160,14 @@ def seconds(argument: str) -> float:
 
 
 def switch(argument: str) -> bool:
-    """A flag's value as yes or no."""
+    """Parse true or false."""
     if argument not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"{argument!r} is neither true nor false")
     return argument == "true"
 
 
 def addresses(argument: str) -> list[str]:
-    """A flag's value as addresses to listen on, at least one."""
+    """Parse a list of addresses to listen on, with at least one."""
     found = [address.strip() for address in argument.split(",")]
     if not all(found):
         raise argparse.ArgumentTypeError(f"invalid list of addresses {argument!r}: write it like 127.0.0.1,::1")
@@ -175,7 +175,7 @@ def addresses(argument: str) -> list[str]:
 
 
 def channel_arguments(argument: str) -> dict[str, int | str]:
-    """A flag's value as names and values, numbers where they are."""
+    """Parse a list of names and values; numeric values become integers."""
     found: dict[str, int | str] = {}
     for pair in argument.split(","):
         name, equals, value = (part.strip() for part in pair.partition("="))
@@ -183,13 +183,13 @@ def channel_arguments(argument: str) -> dict[str, int | str]:
             raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=VALUE")
         number = int(value) if value.removeprefix("-").isdecimal() else None
         if number is not None and not -(2**31) <= number < 2**31:
-            raise argparse.ArgumentTypeError(f"{pair!r} is beyond 32 bits")
+            raise argparse.ArgumentTypeError(f"{pair!r} exceeds 32 bits")
         found[name] = value if number is None else number
     return found
 
 
 def metrics(argument: str) -> frozenset[str]:
-    """A flag's value as names of metrics."""
+    """Parse a list of metric names."""
     try:
         return enabled_families([name.strip() for name in argument.split(",")] if argument else None)
     except MetricsError as error:

@@ -1,9 +1,9 @@
 """A graph and its instances: MediaPipe's scheduling of nodes, one step at a time.
 
 An instance is a plain object that one thread at a time may step; it knows nothing of threads, clients or requests.
-Which node runs next depends on nothing but the order in which packets came: of the nodes that are ready, the one that
-has not run for longest, and at first the one furthest downstream. So what is under way leaves the graph before new work
-enters it, and a generator leaves the other nodes their turns.
+Which node runs next depends only on the order of packets: it is the ready node that has not run for the longest time,
+initially the one furthest downstream. So packets under way leave the graph before new ones enter it, and a generator
+does not starve the other nodes.
 """
 
 import logging
@@ -23,7 +23,7 @@ MIN_TIMESTAMP, MAX_TIMESTAMP = -(2**63) + 3, 2**63 - 4
 
 
 class Packet(NamedTuple):
-    """What travels on a stream."""
+    """A tensor on a stream, with its timestamp."""
 
     stream: str
     timestamp: int
@@ -31,33 +31,33 @@ class Packet(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """What travels on LOOPBACK: a packet without a tensor."""
+    """A packet without a tensor, as sent on LOOPBACK."""
 
     stream: str
     timestamp: int
 
 
 class NodeBusy(Exception):
-    """Data came for a node that is still at work on earlier data."""
+    """Data arrived at a node that is still processing earlier data."""
 
 
 class NodeRun(Protocol):
-    """A node at work within one instance of its graph (MediaPipe: a calculator from Open to Close)."""
+    """A node's run within one graph instance (in MediaPipe, a calculator from Open to Close)."""
 
     def process(self, timestamp: int, tensors: list[Tensor]) -> list[Packet | Tick]:
-        """Take the inputs of one timestamp, ordered by tag; the packets that the node puts out.
+        """Process the inputs of one timestamp, ordered by tag, and return the node's output packets.
 
         Raises:
-            NodeBusy: the node takes no data now.
-            BaseException: anything else makes the graph fail too, and nothing is put out.
+            NodeBusy: the node accepts no data now.
+            BaseException: any other error, which also makes the graph fail without output.
         """
         ...
 
     def close(self) -> None:
-        """Abandon what is under way.
+        """Abandon the work under way.
 
         Raises:
-            BaseException: anything; the run counts as closed all the same.
+            BaseException: any error; the run counts as closed nonetheless.
         """
         ...
 
@@ -73,7 +73,7 @@ class Node(Protocol):
         ...
 
     def finalize(self) -> None:
-        """Tell the node that its graph is unloaded."""
+        """Tell the node that its graph is being unloaded."""
         ...
 
 
@@ -92,7 +92,7 @@ class Graph:
 
 
 class _Waiting(NamedTuple):
-    """A packet at an input of a node; `order` counts the packets of an instance."""
+    """A packet waiting at a node's input; `order` numbers the packets of an instance."""
 
     timestamp: int
     order: int
@@ -100,7 +100,7 @@ class _Waiting(NamedTuple):
 
 
 class _InputQueue:
-    """Packets that wait at one input of a node. `bound` is the lowest timestamp that can still come."""
+    """Packets waiting at one input of a node; `bound` is the lowest timestamp that can still arrive."""
 
     __slots__ = ("bound", "packets")
 
@@ -124,7 +124,7 @@ class _NodeState:
         self.closed = False
 
     def ready(self) -> tuple[int, tuple[int, ...]] | None:
-        """The timestamp and the inputs to process next: of the sets that are complete, the one that waits longest."""
+        """Return timestamp and inputs to process next: of the complete sets, the one that has waited longest."""
         candidates = []
         for sync_set in self.config.sync_sets:
             queues = [self.queues[position] for position in sync_set]
@@ -142,7 +142,7 @@ class _NodeState:
         return timestamp, sync_set
 
     def take(self, timestamp: int, positions: tuple[int, ...]) -> list[Tensor]:
-        """Remove the packets of this timestamp; the tensors among them, ordered by tag."""
+        """Remove the packets of this timestamp, and return their tensors, ordered by tag."""
         taken = []
         for position in sorted(positions):
             packets = self.queues[position].packets
@@ -155,7 +155,7 @@ class _NodeState:
 
 
 class GraphInstance:
-    """One run of a graph: of a unary request, or of a stream for its whole life."""
+    """One run of a graph: for a unary request, or for the whole life of a stream."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -174,26 +174,26 @@ class GraphInstance:
         self.inputs_closed = False
 
     def add_input(self, packet: Packet) -> None:
-        """Put a packet on a stream of the graph. Timestamps of a stream must grow.
+        """Put a packet on a stream of the graph. The timestamps of a stream must increase.
 
         Raises:
-            TimestampMismatch: this one does not; the instance can only be closed then.
+            TimestampMismatch: this one does not; the instance can then only be closed.
         """
         if packet.timestamp < self._bounds[packet.stream]:
             raise TimestampMismatch(packet.stream, self._bounds[packet.stream], packet.timestamp)
         self._add(packet)
 
     def close_inputs(self) -> None:
-        """Signal that no more packets come from outside."""
+        """Signal that no more packets will be added."""
         self.inputs_closed = True
         for name in self._graph.config.inputs:
             self._close_stream(name)
 
     def step(self) -> list[Packet] | None:
-        """Run the node whose turn it is, once; the packets that leave the graph. None: nothing is ready.
+        """Run the next node once and return the packets that leave the graph; None if no node is ready.
 
         Raises:
-            ExecutionFailed: the node failed; the instance can only be closed then.
+            ExecutionFailed: the node failed; the instance can then only be closed.
         """
         for state in self._nodes:
             if ready := state.ready():
@@ -208,12 +208,12 @@ class GraphInstance:
         return None
 
     def close(self) -> None:
-        """Abandon what the nodes have under way, so that the `finally` blocks of generators run."""
+        """Abandon the nodes' work under way, so that the `finally` blocks of generators run."""
         for state in self._nodes:
             try:
                 state.run.close()
             except BaseException as error:
-                _log.error("node %s failed while it was closed: %s", state.config.name, describe(error))
+                _log.error("node %s failed while being closed: %s", state.config.name, describe(error))
             for queue in state.queues:
                 queue.packets.clear()
 
@@ -226,7 +226,7 @@ class GraphInstance:
         except NodeBusy:
             details = "Node is already processing data. Create new stream for another request."
             raise _failure(state.config.name, "RESOURCE_EXHAUSTED", details) from None
-        except BaseException as error:  # a node that raises SystemExit or the like has failed too
+        except BaseException as error:  # includes SystemExit and the like
             _log.debug("node %s failed: %s", state.config.name, describe(error), exc_info=error)
             details = f"Error occurred during graph execution: {describe(error)}"
             raise _failure(state.config.name, "INTERNAL", details) from error
@@ -245,7 +245,7 @@ class GraphInstance:
         if isinstance(packet, Tick):
             raise ValueError(f"{name!r} is a LOOPBACK: it has no tensor for the client")
         if not packet.tensor.data.c_contiguous:
-            raise ValueError(f"the buffer of {name!r} is not contiguous: the client would get it scrambled")
+            raise ValueError(f"the buffer of {name!r} is not contiguous: the client would receive scrambled data")
 
     def _add(self, packet: Packet | Tick) -> None:
         name, timestamp = packet.stream, packet.timestamp

@@ -1,4 +1,4 @@
-"""graph.pbtxt: from MediaPipe's text format to the graph of Python nodes that it describes, checked."""
+"""graph.pbtxt: parses MediaPipe's text format and checks the graph of Python nodes that it describes."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _DESCRIPTORS = Path(__file__).with_name("mediapipe_graph.desc")
 
 
 class GraphConfigError(ValueError):
-    """A graph that can't be loaded; the text says what is wrong with it."""
+    """A graph can't be loaded; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """A Python node; its inputs and outputs are sorted by tag, their names in the order of the file.
+    """A Python node. `inputs` and `outputs` are sorted by tag; their names are in the order of the file.
 
-    `sync_sets` are the sets of inputs (indexes into `inputs`) that are waited for together. With `immediate`, each
-    input is a set of its own, and those that have a packet at the same timestamp are handed over at once.
+    `sync_sets` are the sets of inputs (indexes into `inputs`) that the node waits for together. With `immediate`, each
+    input is a set of its own, and inputs with packets at the same timestamp are processed together.
     """
 
     name: str
@@ -57,9 +57,9 @@ class NodeConfig:
 class GraphConfig:
     """A graph of Python nodes.
 
-    `inputs` and `outputs` are the names of its own streams, sorted; `nodes` are in the order of the file, and `order`
-    holds their positions so that each comes after those it gets packets from. With `pooled`, the graph asks for
-    instances that are made before there is a request.
+    `inputs` and `outputs` are the sorted names of the graph's streams. `nodes` are in the order of the file; `order`
+    lists their indexes so that each node comes after its sources. `pooled` says whether the graph asks for instances
+    that are created before any request arrives.
     """
 
     inputs: tuple[str, ...]
@@ -77,7 +77,7 @@ def read_graph_config(path: Path) -> GraphConfig:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a ValueError: no UTF-8, or a path that no file can have
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an impossible path
         raise GraphConfigError(f"can't read the graph {path}: {getattr(error, 'strerror', None) or error}") from error
     return _build(_parse(text, path), _pool_size(text))
 
@@ -112,7 +112,7 @@ def _refuse_other_calculators(calculators: list[str]) -> None:
 
 
 def _pool_size(text: str) -> int:
-    """What the comment `# OVMS_GRAPH_QUEUE_MAX_SIZE: N` asks for."""
+    """Return the pool size from the comment `# OVMS_GRAPH_QUEUE_MAX_SIZE: N`."""
     match = _POOL_SIZE.search(text)
     if not match:
         return 0
@@ -120,7 +120,7 @@ def _pool_size(text: str) -> int:
         return 1
     if not re.fullmatch(r"[0-9]{1,9}", match[1]):
         raise GraphConfigError(
-            f"OVMS_GRAPH_QUEUE_MAX_SIZE is {match[1]!r}: 0 (no pool), the number of graphs in it or AUTO is expected"
+            f"OVMS_GRAPH_QUEUE_MAX_SIZE is {match[1]!r}: must be 0 (no pool), the number of graphs in it, or AUTO"
         )
     return int(match[1])
 
@@ -134,7 +134,7 @@ def _build(graph: Message, pool_size: int) -> GraphConfig:
     if twice := _first_repeated(names):
         raise GraphConfigError(f"the node name {twice!r} is used twice")
     if pool_size and any(node.has_loopback for node in nodes):
-        raise GraphConfigError(f"a graph with {LOOPBACK} can't have a pool: take OVMS_GRAPH_QUEUE_MAX_SIZE out")
+        raise GraphConfigError(f"a graph with {LOOPBACK} can't have a pool: remove OVMS_GRAPH_QUEUE_MAX_SIZE")
     inputs, outputs = _graph_streams(graph.input_stream), _graph_streams(graph.output_stream)
     _check_connections(inputs, outputs, nodes)
     back_edges = {(node.name, _stream(text).name) for node in graph.node for text in _back_edge_streams(node)}
@@ -145,7 +145,7 @@ def _stream(text: str) -> Stream:
     match = re.fullmatch(r"(?:([A-Z_][A-Z0-9_]*):(?:\d+:)?)?([a-z_][a-z0-9_]*)", text)
     if not match:
         raise GraphConfigError(
-            f"invalid stream {text!r}: write TAG:name, the tag in capitals, the name in small letters"
+            f"invalid stream {text!r}: write TAG:name, with the tag in upper case and the name in lower case"
         )
     return Stream(match[1] or "", match[2])
 
@@ -155,7 +155,7 @@ def _streams(texts: list[str], where: str) -> tuple[Stream, ...]:
     if not streams:
         raise GraphConfigError(f"{where} has no streams")
     if (twice := _first_repeated([stream.tag for stream in streams])) is not None:
-        raise GraphConfigError(f"{where} has the tag {twice!r} twice, each stream needs its own")
+        raise GraphConfigError(f"{where} has the tag {twice!r} twice: each stream needs its own tag")
     return streams
 
 
@@ -216,7 +216,7 @@ def _handler_path(node: Message, where: str) -> str:
 
 
 def _tag_of(tag_index: str, inputs: tuple[Stream, ...]) -> int | None:
-    """Index of the input that `TAG:0` (or `TAG`) names; None where there is none."""
+    """Return the index of the input named by `TAG:0` (or `TAG`), or None if there is none."""
     matches = [position for position, stream in enumerate(inputs) if tag_index in (stream.tag, f"{stream.tag}:0")]
     return matches[0] if matches else None
 
@@ -233,7 +233,7 @@ def _check_loopback(node: Message, inputs: tuple[Stream, ...], outputs: tuple[St
     incoming = [stream for stream in inputs if stream.tag == LOOPBACK]
     outgoing = [stream for stream in outputs if stream.tag == LOOPBACK]
     if incoming != outgoing:
-        raise GraphConfigError(f"{where}: {LOOPBACK} must be an input and an output, with one name")
+        raise GraphConfigError(f"{where}: {LOOPBACK} must be both an input and an output, with the same name")
     if incoming and incoming[0] not in map(_stream, _back_edge_streams(node)):
         raise GraphConfigError(f"{where}: the input {LOOPBACK} needs input_stream_info with back_edge: true")
 
@@ -271,7 +271,7 @@ def _check_connections(inputs: tuple[str, ...], outputs: tuple[str, ...], nodes:
 
 
 def _order(inputs: tuple[str, ...], nodes: list[NodeConfig], back_edges: set[tuple[str, str]]) -> tuple[int, ...]:
-    """The positions of the nodes, each behind those it gets packets from."""
+    """Return the indexes of the nodes, each after its sources."""
     known = set(inputs)
     waiting, ordered = list(range(len(nodes))), []
     while waiting:

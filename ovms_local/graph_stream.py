@@ -1,4 +1,4 @@
-"""A graph instance at work for a gRPC stream: between the event loop, which the client talks to, and worker threads."""
+"""Runs a graph instance for a gRPC stream, between the event loop, which serves the client, and worker threads."""
 
 import asyncio
 import enum
@@ -15,39 +15,39 @@ from ovms_local.metrics import GraphMetrics
 
 _log = logging.getLogger(__name__)
 
-# How far a graph may run ahead of its client, and a client ahead of the graph (MediaPipe's own limit for the latter).
+# How far a graph may run ahead of its client, and a client ahead of the graph (the latter is MediaPipe's own limit).
 _MAX_WAITING_OUTPUTS = 64
 _MAX_WAITING_OUTPUT_BYTES = 1 << 20
 _MAX_WAITING_INPUTS = 100
 
 
 class _State(enum.Enum):
-    """What has to happen before anything else can."""
+    """What has to happen next."""
 
     WORKING = "a worker steps the instance, or is about to"
-    IDLE = "the client sends something, or closes its side"
-    FULL = "the client reads what is there"
-    FAILED = "the client sends something or closes its side, and is then told of the failure"
-    OVER = "the client reads what is left, the failure included"
+    IDLE = "the client sends something or closes its side"
+    FULL = "the client reads the waiting outputs"
+    FAILED = "the client sends something or closes its side, and then learns of the failure"
+    OVER = "the client reads the remaining outputs and the failure"
 
 
 class _Client(enum.Enum):
-    """What the client may still do."""
+    """What the client can still do."""
 
     SENDING = "send requests"
-    LISTENING = "read: its side is closed"
+    LISTENING = "only read, since its side is closed"
     GONE = "nothing"
 
 
 class GraphStream:
-    """Runs a graph instance on a worker thread while there is something to run, and on none otherwise.
+    """Runs a graph instance on a worker thread while there is work, and holds no thread otherwise.
 
-    Iterating gives what the graph puts out, and the texts of errors, until its inputs are closed and nothing is left to
-    do. Iteration, `writable` and `report` are for the event loop's thread; the other methods are for any thread.
+    Iteration yields the graph's outputs and the texts of errors, until its inputs are closed and all work is done.
+    Iteration, `writable` and `report` are for the event loop's thread; the other methods are for any thread.
     """
 
     def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[bool], None]) -> None:
-        """Make an instance of the graph. `on_end` is told on a worker that it is gone, and whether it failed."""
+        """Create an instance of the graph. At its end, `on_end` is called on a worker with whether it failed."""
         self._name = graph.name
         self._instance = GraphInstance(graph)
         self._workers = workers
@@ -55,8 +55,8 @@ class GraphStream:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
-        self._waiting = False  # somebody waits for the event
-        # The lock guards what follows.
+        self._waiting = False  # whether anyone waits for the event
+        # The lock guards the fields below.
         self._lock = threading.Lock()
         self._state = _State.IDLE
         self._client = _Client.SENDING
@@ -66,17 +66,17 @@ class GraphStream:
         self._failure: ServingError | None = None
 
     async def writable(self) -> None:
-        """Wait while too much of what the client sent waits already."""
+        """Wait while too many of the client's requests are waiting."""
         await self._until(lambda: len(self._inputs) < _MAX_WAITING_INPUTS or self._state is _State.OVER)
 
     def put(self, *items: list[Packet] | str) -> None:
-        """Hand packets to the graph. A text goes to the client once the graph has taken the packets before it."""
+        """Queue packets for the graph. A text goes to the client once the graph has taken the packets before it."""
         with self._lock:
             self._inputs.extend(items)
         self._client_moved()
 
     async def report(self, text: str) -> None:
-        """Send the client something that does not come from the graph."""
+        """Send the client a text that does not come from the graph."""
         await self._until(lambda: len(self._outputs) < _MAX_WAITING_OUTPUTS or self._state is _State.OVER)
         with self._lock:
             self._outputs.append(text)
@@ -85,13 +85,13 @@ class GraphStream:
         self._event.set()
 
     def close_inputs(self) -> None:
-        """Say that no more packets come: the graph ends when it has nothing left to do."""
+        """Signal that no more packets will come; the graph ends when it has nothing left to do."""
         if self._client is _Client.SENDING:
             self._client = _Client.LISTENING
         self._client_moved()
 
     def cancel(self) -> None:
-        """End the graph after the call of a node that is under way; what it has put out is dropped."""
+        """End the graph after the node call under way; its outputs are dropped."""
         self._client = _Client.GONE
         self._client_moved()
 
@@ -99,11 +99,11 @@ class GraphStream:
         return self
 
     async def __anext__(self) -> InferResponse | str:
-        """The next response, or the text of an error.
+        """Return the next response, or the text of an error.
 
         Raises:
-            ServingError: the graph failed. As in the real server, this is told when the client has sent something
-                after the failure, or has closed its side; until then the stream just stays silent.
+            ServingError: the graph failed. As in the real server, this is reported only when the client has sent
+                something after the failure or has closed its side; until then the stream stays silent.
         """
         if not self._outputs:
             await self._until(lambda: self._outputs or self._state is _State.OVER)
@@ -114,7 +114,7 @@ class GraphStream:
         with self._lock:
             output = self._outputs.popleft()
             self._output_bytes -= _size(output)
-            # Most of the room is free again before the worker is called back, so that it is not called for each output.
+            # Resume the worker only once most of the space is free, so that it is not woken for each output.
             resume = self._state is _State.FULL and not self._is_full(8)
             if resume:
                 self._state = _State.WORKING
@@ -136,7 +136,7 @@ class GraphStream:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def _client_moved(self) -> None:
-        """Let a worker see what the client has done, or let the client be told of a failure."""
+        """After an action of the client, wake a worker, or let the client learn of a failure."""
         with self._lock:
             found = self._state
             if found is _State.IDLE or (found is _State.FULL and self._client is _Client.GONE):
@@ -155,10 +155,10 @@ class GraphStream:
             or self._output_bytes >= _MAX_WAITING_OUTPUT_BYTES // divisor
         )
 
-    # On a worker thread from here on.
+    # The methods below run on a worker thread.
 
     def _work(self) -> None:
-        """Step the instance until the client has to do something, or nothing is left to do."""
+        """Step the instance until it needs the client or has nothing left to do."""
         ready = True
         try:
             while self._has_work(ready):
@@ -174,7 +174,7 @@ class GraphStream:
             self._end(ServingError("Internal server error"))
 
     def _has_work(self, ready: bool) -> bool:
-        """Whether to step on. `ready`: a node may be."""
+        """Whether to continue stepping; `ready` says whether a node may be ready."""
         with self._lock:
             closing = self._client is _Client.LISTENING and not self._instance.inputs_closed
             if self._client is not _Client.GONE:
@@ -190,7 +190,7 @@ class GraphStream:
         return False
 
     def _take_input(self) -> None:
-        """Give the instance the next of what the client sent, or tell it that nothing more comes."""
+        """Give the instance the client's next packets, or tell it that there will be no more."""
         if self._inputs:
             item = self._inputs.popleft()
             if len(self._inputs) == _MAX_WAITING_INPUTS - 1:

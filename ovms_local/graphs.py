@@ -1,4 +1,4 @@
-"""The graphs that are served: each one's life from its first load to its end, while requests come and go."""
+"""The served graphs: the life cycle of each, from its first load to its end, while requests come and go."""
 
 import enum
 import gc
@@ -18,14 +18,14 @@ from ovms_local.server_config import GraphEntry
 
 _log = logging.getLogger(__name__)
 
-# Seconds for which a request waits for a graph that is being reloaded, as in the real server.
+# How many seconds a request waits for a graph that is being reloaded, as in the real server.
 _RELOAD_WAIT = 0.5
-# A graph.pbtxt is read until two readings, so many seconds apart, are the same, and so many times at most.
+# A graph.pbtxt is re-read until two reads agree: maximum number of reads, and seconds between them.
 _ATTEMPTS, _PAUSE = 5, 0.01
 
 
 class GraphState(enum.Enum):
-    """What became of a graph: the state and the error code that `/v1/config` gives for it."""
+    """A graph's state; the values are the state and error code that `/v1/config` reports."""
 
     RELOADING = ("LOADING", "OK")
     AVAILABLE = ("AVAILABLE", "OK")
@@ -34,7 +34,7 @@ class GraphState(enum.Enum):
 
 
 class LoadedGraph:
-    """A graph with the number of its requests; once dropped, it is finalized when the last of them is over."""
+    """A graph with its number of requests; once dropped, it is finalized when the last of them ends."""
 
     __slots__ = ("_graph", "config", "dropped", "uses")
 
@@ -46,18 +46,18 @@ class LoadedGraph:
 
     @property
     def graph(self) -> Graph:
-        """The graph, for whoever uses it."""
+        """The graph, which must not have been finalized."""
         assert self._graph is not None, "the graph is finalized"
         return self._graph
 
     def take(self) -> Graph | None:
-        """The graph, for the one who finalizes it; None where somebody else does."""
+        """Return the graph for finalization, or None if another caller finalizes it."""
         graph, self._graph = self._graph, None
         return graph
 
 
 class _Servable:
-    """A name that the server knows: what it was loaded from, and the graph while there is one."""
+    """A name known to the server, with the files it was loaded from and its graph, if any."""
 
     def __init__(self, entry: GraphEntry) -> None:
         self.entry = entry
@@ -67,7 +67,7 @@ class _Servable:
 
 
 class Graphs:
-    """The graphs by name. One thread at a time may update them; any thread may use them."""
+    """The graphs by name. Only one thread at a time may update them; any thread may use them."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -77,18 +77,18 @@ class Graphs:
         self._changed = threading.Condition()
 
     def wait_reloaded(self, name: str) -> None:
-        """Wait while the graph is being reloaded, for half a second at most; not for the event loop's thread."""
+        """Wait at most half a second for a graph that is being reloaded; not for the event loop's thread."""
         if self.is_reloading(name):
             with self._changed:
                 self._changed.wait_for(lambda: not self.is_reloading(name), _RELOAD_WAIT)
 
     def is_reloading(self, name: str) -> bool:
-        """Whether there is something to wait for."""
+        """Whether the graph is being reloaded."""
         servable = self._servables.get(name)
         return servable is not None and servable.state is GraphState.RELOADING
 
     def acquire(self, name: str) -> LoadedGraph:
-        """The graph for a request, which has to release it.
+        """Return the graph for a request, which must release it.
 
         Raises:
             GraphNotFound, ModelNotAvailable, ModelRetired
@@ -102,7 +102,7 @@ class Graphs:
             return loaded
 
     def release(self, loaded: LoadedGraph) -> None:
-        """Give back what `acquire` gave; not for the event loop's thread, since it may finalize the graph."""
+        """Give back a graph from `acquire`; not for the event loop's thread, since this may finalize the graph."""
         with self._changed:
             loaded.uses -= 1
             if not loaded.uses:
@@ -113,7 +113,7 @@ class Graphs:
 
     @contextmanager
     def use(self, name: str) -> Iterator[Graph]:
-        """The graph for the time of the `with` block; waits for a reload, and raises what `acquire` does."""
+        """Hold the graph during the `with` block; waits for a reload, and raises the errors of `acquire`."""
         self.wait_reloaded(name)
         loaded = self.acquire(name)
         try:
@@ -122,7 +122,7 @@ class Graphs:
             self.release(loaded)
 
     def is_available(self, name: str) -> bool:
-        """Whether requests to the graph are taken.
+        """Whether the graph accepts requests.
 
         Raises:
             ModelNotFound
@@ -130,7 +130,7 @@ class Graphs:
         return self._find(name).state is GraphState.AVAILABLE and not self._closing
 
     def config(self, name: str) -> GraphConfig:
-        """The graph's description.
+        """Return the graph's description.
 
         Raises:
             ModelNotFound, ModelNotAvailable, ModelRetired
@@ -138,11 +138,11 @@ class Graphs:
         return self._loaded(self._find(name)).config
 
     def states(self) -> dict[str, GraphState]:
-        """The names that the server knows, sorted; not those that are being loaded for the first time."""
+        """Return the known graphs, sorted by name, without those that are being loaded for the first time."""
         return {name: servable.state for name, servable in sorted(self._servables.items())}
 
     def update(self, entries: Iterable[GraphEntry]) -> None:
-        """Serve these graphs and no others: retire, load and reload, in this order, whatever has changed."""
+        """Serve exactly these graphs: first retire those removed, then load or reload those new or changed."""
         entries = tuple(entries)
         wanted = {entry.name for entry in entries}
         changed = False
@@ -155,20 +155,20 @@ class Graphs:
                 self._load(entry)
                 changed = True
         if changed:
-            # What is loaded stays: Python's collector need not go through it again, which takes over a second.
+            # Loaded objects stay, so exclude them from garbage collection, which would take over a second.
             gc.freeze()
 
     def close(self) -> None:
-        """Take no more requests, and load no more graphs."""
+        """Accept no more requests, and load no more graphs."""
         self._closing = True
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until no graph is in use, for so many seconds at most; whether none is."""
+        """Wait at most `timeout` seconds until no graph is in use; return whether none is."""
         with self._changed:
             return self._changed.wait_for(lambda: not any(loaded.uses for loaded in self._all()), timeout)
 
     def finalize(self) -> None:
-        """Finalize all graphs, those included that are still in use."""
+        """Finalize all graphs, including those still in use."""
         for loaded in self._all():
             if graph := self._take(loaded):
                 graph.finalize()
@@ -196,10 +196,10 @@ class Graphs:
         return servable.text != _read(entry.graph_path) and servable.text != _read_settled(entry.graph_path)
 
     def _load(self, entry: GraphEntry) -> None:
-        """Load a graph; where the name has one already, that goes first, so that both need not fit into memory."""
+        """Load a graph. An existing graph of this name is dropped first, so that memory need not hold both."""
         servable = self._servables.get(entry.name)
         if servable:
-            _log.info("graph %s is reloaded", entry.name)
+            _log.info("reloading graph %s", entry.name)
             self._drop(servable, GraphState.RELOADING)
         else:
             servable = _Servable(entry)
@@ -222,7 +222,7 @@ class Graphs:
         self._drop(servable, GraphState.RETIRED)
 
     def _drop(self, servable: _Servable, state: GraphState) -> None:
-        """Take no more requests for the graph, and finalize it once the last one is over."""
+        """Accept no more requests for the graph, and finalize it once the last one has ended."""
         with self._changed:
             loaded, servable.loaded, servable.state = servable.loaded, None, state
             if loaded is None:
@@ -238,14 +238,14 @@ class Graphs:
         if graph is None:
             return
         graph.finalize()
-        _log.info("the former graph %s is finalized", graph.name)
+        _log.info("the previous graph %s is finalized", graph.name)
         del graph
-        # Its nodes may be in cycles, and the collector was told to leave them out.
+        # Its nodes may be in reference cycles, which gc.freeze excluded from collection.
         gc.unfreeze()
         gc.collect()
 
     def _take(self, loaded: LoadedGraph) -> Graph | None:
-        """The graph, for the one who finalizes it."""
+        """Return the graph for finalization, or None if another caller finalizes it."""
         with self._changed:
             self._dropped.discard(loaded)
             return loaded.take()
@@ -254,12 +254,12 @@ class Graphs:
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except (OSError, ValueError):  # a ValueError: a path that no file can have
+    except (OSError, ValueError):  # ValueError: an impossible path
         return None
 
 
 def _read_settled(path: Path) -> bytes | None:
-    """The file's content, or None where there is none, once it is not just being written."""
+    """Read the file once it is no longer being written; None if there is none."""
     content = _read(path)
     for _ in range(_ATTEMPTS):
         time.sleep(_PAUSE)

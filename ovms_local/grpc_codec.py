@@ -1,4 +1,4 @@
-"""Between KServe's protobuf messages and the data plane's values."""
+"""Converts between KServe's protobuf messages and the data plane's values."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from ovms_local.infer_response import VERSION, InferResponse
 from ovms_local.kserve import PLATFORM, ModelMetadata
 from ovms_local.packing import pack_bytes
 
-# Datatype -> the field of InferTensorContents with its elements, and what the tensor holds.
+# Datatype -> the field of InferTensorContents with its elements, and the tensor's element type.
 _CONTENTS = {
     "BOOL": ("bool_contents", np.bool_), "INT8": ("int_contents", np.int8), "INT16": ("int_contents", np.int16),
     "INT32": ("int_contents", np.int32), "INT64": ("int64_contents", np.int64), "UINT8": ("uint_contents", np.uint8),
@@ -24,13 +24,13 @@ _PARAMETERS = {"string_param", "int64_param", "bool_param"}
 
 
 def decode_request(message: pb.ModelInferRequest) -> InferRequest:
-    """The request in a message. Its inputs are decoded when they are read, and raise InvalidRequest then."""
+    """Decode a request. Its inputs are decoded when they are read, which may raise InvalidRequest."""
     parameters = {name: _parameter(value) for name, value in message.parameters.items()} if message.parameters else {}
     return InferRequest(message.model_name, _inputs(message), message.id, message.model_version, parameters)
 
 
 def encode_response(response: InferResponse) -> pb.ModelInferResponse:
-    """With the data in raw_output_contents and the timestamp among the parameters."""
+    """Encode a response, with the data in raw_output_contents and the timestamp as a parameter."""
     message = pb.ModelInferResponse(model_name=response.model_name, model_version=VERSION, id=response.id)
     message.parameters[TIMESTAMP_PARAMETER].int64_param = response.timestamp
     for output in response.outputs:
@@ -40,14 +40,14 @@ def encode_response(response: InferResponse) -> pb.ModelInferResponse:
 
 
 def encode_stream_response(output: InferResponse | str) -> pb.ModelStreamInferResponse:
-    """A response, or the message of an error, in a stream."""
+    """Encode a response or an error message of a stream."""
     if isinstance(output, str):
         return pb.ModelStreamInferResponse(error_message=output)
     return pb.ModelStreamInferResponse(infer_response=encode_response(output))
 
 
 def encode_metadata(metadata: ModelMetadata) -> pb.ModelMetadataResponse:
-    """A graph's streams say nothing about datatypes and shapes."""
+    """Encode a graph's metadata; its streams have no datatypes or shapes."""
     message = pb.ModelMetadataResponse(name=metadata.name, versions=[VERSION], platform=PLATFORM)
     for name in metadata.inputs:
         message.inputs.add(name=name, datatype="INVALID")
@@ -85,7 +85,7 @@ def _both_contents(details: str) -> InvalidRequest:
 
 
 class _TypedInput:
-    """An input with typed contents, which are turned into bytes when the data is read."""
+    """An input with typed contents, which are converted to bytes when the data is read."""
 
     __slots__ = ("_tensor", "datatype", "name", "shape")
 
@@ -118,6 +118,6 @@ class _TypedInput:
                 "Invalid content size of tensor proto - Input does not have proper size of input tensor contents "
                 f"field; input name: {tensor.name}: a shape with a zero needs raw_input_contents"
             )
-        # Through an array of the field's own type, since an element too large for the tensor's type wraps.
+        # Convert through the field's own type, because elements too large for the tensor's type wrap.
         wide = {"int_contents": np.int32, "uint_contents": np.uint32}.get(field, dtype)
         return np.fromiter(values, wide, len(values)).astype(dtype).tobytes()

@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 _OPTIONS = {
     "grpc.max_receive_message_length": 1 << 30,
     "grpc.max_send_message_length": -1,
-    # Two servers on one port would share the clients; the second one is to fail instead.
+    # Otherwise two servers on one port would share the clients; the second one should fail.
     "grpc.so_reuseport": 0,
-    # A client whose machine or network is gone says nothing: ask.
+    # Ping clients, to detect those whose machine or network is gone.
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 1,
@@ -34,9 +34,9 @@ _OPTIONS = {
 }
 
 
-# Seconds: a client that reads nothing for so long, though it is there, would keep its node busy for ever.
+# Seconds. A connected client that does not read would otherwise keep its node busy for ever.
 _WRITE_TIMEOUT = 60
-# Typed contents of this many bytes take long enough to decode to be kept off the event loop.
+# Typed contents of this size in bytes take too long to decode on the event loop.
 _LARGE = 1 << 18
 _MAX_DETAILS = 2048
 
@@ -44,7 +44,7 @@ _Method = Callable[["GrpcService", Any, grpc.aio.ServicerContext], Awaitable[Mes
 
 
 def _call(method: _Method) -> _Method:
-    """Count a method among the calls that are under way, and tell its errors to the client as gRPC wants it."""
+    """Count the calls of a method that are under way, and report its errors to the client as gRPC statuses."""
 
     @functools.wraps(method)
     async def call(self: "GrpcService", request: Any, context: grpc.aio.ServicerContext) -> Message | None:
@@ -67,11 +67,11 @@ def _call(method: _Method) -> _Method:
 
 
 def _details(error: ServingError) -> str:
-    """The text for a status, cut to what fits: with a longer one, the client ends the call with an error of its own."""
+    """Return the text for a status, truncated because clients fail with an error of their own if it is too long."""
     if error.grpc_code is grpc.StatusCode.UNKNOWN:
         return "Unknown error"
     details = str(error)
-    # A byte takes up to 3 on the wire ("%E2"), and 8 KiB is what every client takes.
+    # Each byte takes up to 3 bytes on the wire ("%E2"), and every client accepts 8 KiB.
     start = details.encode()[:_MAX_DETAILS].decode(errors="ignore")
     return details if start == details else f"{start}... (cut)"
 
@@ -80,7 +80,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
     """The methods of inference.GRPCInferenceService."""
 
     def __init__(self, data_plane: DataPlane, workers: Executor, max_calls: int | None) -> None:
-        """`max_calls` is how many calls and open streams there may be at once; None: any number."""
+        """`max_calls` is the maximum number of calls and open streams; None for no limit."""
         self._data_plane = data_plane
         self._workers = workers
         self.max_calls = max_calls
@@ -136,7 +136,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
             if reader.done():
                 reader.result()
         except TimeoutError:
-            raise ClientTooSlow(f"The client has read nothing for {_WRITE_TIMEOUT} s") from None
+            raise ClientTooSlow(f"The client has not read anything for {_WRITE_TIMEOUT} s") from None
         finally:
             reader.cancel()
             stream.cancel()
@@ -147,7 +147,7 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 async def _next_message(context: grpc.aio.ServicerContext) -> pb.ModelInferRequest | None:
-    """What the client of a stream sends next; None at its end, which a broken message is too, as in gRPC for C++."""
+    """Return a stream's next message; None at its end or, as in gRPC for C++, at a broken message."""
     try:
         message = await context.read()
     except DecodeError:
@@ -176,11 +176,11 @@ async def start_grpc_server(
     """Start to listen.
 
     Args:
-        data_plane: what answers.
-        workers: threads that nodes run on.
-        targets: where to listen, each `address:port`.
-        channel_arguments: gRPC's own options, over those that are set here.
-        max_threads: how many calls and open streams there may be at once; None: any number.
+        data_plane: handles the requests.
+        workers: threads on which nodes run.
+        targets: addresses to listen on, each `address:port`.
+        channel_arguments: gRPC options, which override those set here.
+        max_threads: maximum number of calls and open streams; None for no limit.
 
     Raises:
         OSError: one of the targets can't be listened on.

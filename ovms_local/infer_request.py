@@ -1,4 +1,4 @@
-"""A KServe request as the data plane sees it, whatever transport it came by, and what makes one malformed."""
+"""A KServe request as the data plane sees it, independent of the transport, and the checks for malformed requests."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from ovms_local.errors import FailedPrecondition, InvalidRequest, MalformedTimes
 from ovms_local.graph import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 TIMESTAMP_PARAMETER = "OVMS_MP_TIMESTAMP"
-# The name under which a graph's nodes get what belongs to Python: their input_side_packet.
+# The name of the side packet with which a graph's nodes get their Python resources.
 _RESERVED_PARAMETER = "py"
 _MAX_BYTES = 2**63 - 1
 _VERSION = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
@@ -21,8 +21,8 @@ _VERSION = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
 class Input(Protocol):
     """An input of a request.
 
-    Elements of BYTES are packed in `data`, each behind its length as 4 little-endian bytes. A transport may decode
-    `data` only when it is read, which raises InvalidRequest where it can't.
+    BYTES elements are packed in `data`, each after its length as 4 little-endian bytes. A transport may delay decoding
+    until `data` is read, which then raises InvalidRequest if decoding fails.
     """
 
     @property
@@ -37,7 +37,7 @@ class Input(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """An input whose data is there as bytes."""
+    """An input with its data as bytes."""
 
     name: str
     datatype: str
@@ -49,8 +49,8 @@ class InputTensor:
 class InferRequest:
     """A request to a graph.
 
-    `inputs` can be iterated over once, which may raise InvalidRequest at any of them. None stands for a parameter of a
-    type that KServe has and the server does not take.
+    `inputs` can be iterated over once, and any of them may raise InvalidRequest. None stands for a parameter of a type
+    that KServe defines but the server does not support.
     """
 
     model_name: str
@@ -60,7 +60,7 @@ class InferRequest:
     parameters: Mapping[str, str | int | bool | None] = field(default_factory=dict)
 
     def check_version(self) -> None:
-        """A graph has no versions, so any number will do.
+        """Check the version, which may be any number, since a graph has no versions.
 
         Raises:
             InvalidRequest: the version is not a number.
@@ -70,14 +70,14 @@ class InferRequest:
             raise InvalidRequest("invalid model version format in request")
 
     def check_parameters(self, pooled: bool) -> None:
-        """Parameters become side packets of the graph, where no Python node can see them.
+        """Check the parameters, which become side packets of the graph, invisible to Python nodes.
 
         Args:
-            pooled: whether the graph's instances are started before any request comes.
+            pooled: whether the graph's instances are started before any request arrives.
 
         Raises:
             FailedPrecondition: a reserved name, or any parameter for a pool of graphs.
-            UnsupportedParameter: a type that no side packet has.
+            UnsupportedParameter: a type that side packets do not support.
         """
         for name, value in self.parameters.items():
             if name == TIMESTAMP_PARAMETER:
@@ -92,10 +92,10 @@ class InferRequest:
                 raise UnsupportedParameter
 
     def timestamp(self) -> int:
-        """The timestamp of the request's packets: its own, or else the clock in microseconds.
+        """Return the timestamp for the request's packets: the one it sets, else the clock in microseconds.
 
         Raises:
-            MalformedTimestamp: the request's own is not an integer, or out of MediaPipe's range.
+            MalformedTimestamp: the request's own is not an integer or is outside MediaPipe's range.
         """
         if TIMESTAMP_PARAMETER not in self.parameters:
             return time.time_ns() // 1000
@@ -109,10 +109,10 @@ class InferRequest:
         return timestamp
 
     def tensors(self, names: Collection[str]) -> Iterator[pyovms.Tensor]:
-        """The tensors for a graph whose inputs have these names, one by one.
+        """Yield the tensors for a graph whose inputs have these names.
 
         Raises:
-            InvalidRequest: the graph has no such input, or the data does not fit shape and datatype.
+            InvalidRequest: the graph has no such input, or the data does not match shape and datatype.
         """
         for tensor in self.inputs:
             if tensor.name not in names:
@@ -128,7 +128,7 @@ def _tensor(tensor: Input) -> pyovms.Tensor:
             f"({','.join(map(str, shape))}); input name: {tensor.name}"
         )
     item_size = pyovms.item_size(tensor.datatype)
-    # Dimensions of 0 must not hide that the others are too much for any buffer.
+    # A dimension of 0 must not hide that the others are too large for any buffer.
     if (item_size or 1) * math.prod(max(dimension, 1) for dimension in shape) > _MAX_BYTES:
         raise InvalidRequest(
             "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."

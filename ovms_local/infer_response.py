@@ -1,17 +1,17 @@
-"""A KServe response as the data plane sees it, whatever transport it leaves by."""
+"""A KServe response as the data plane sees it, independent of the transport."""
 
 from dataclasses import dataclass
 from typing import Self
 
 from ovms_local import pyovms
 
-# A graph has no versions; clients are told this one.
+# The version reported to clients, since a graph has none.
 VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """An output of a response, with its data as it was when it was read."""
+    """An output of a response, with a copy of its data."""
 
     name: str
     datatype: str
@@ -20,13 +20,13 @@ class OutputTensor:
 
     @classmethod
     def read(cls, tensor: pyovms.Tensor) -> Self:
-        """Copy what is in the tensor's buffer now: its node may fill it again later."""
+        """Copy the tensor's current data, since its node may reuse the buffer later."""
         return cls(tensor.name, tensor.datatype, tensor.shape, bytes(tensor))
 
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """The response to a request; one of a stream has one output and no id."""
+    """The response to a request; a stream's responses have one output and no id."""
 
     model_name: str
     id: str

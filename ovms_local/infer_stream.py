@@ -1,4 +1,4 @@
-"""A stream of requests to one graph instance: which ones it takes, and what the client is told about the others."""
+"""A stream of requests to one graph instance: which ones it accepts, and the errors for the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,23 +13,23 @@ from ovms_local.metrics import GraphMetrics
 
 
 class InferStream:
-    """Send the requests, and iterate for the responses and the texts of errors."""
+    """Takes requests with `send`; iteration yields the responses and the texts of errors."""
 
     def __init__(self, graph: Graph, workers: Executor, metrics: GraphMetrics, on_end: Callable[[bool], None]) -> None:
-        """`on_end` is told on a worker's thread that the graph instance is gone, and whether it failed."""
+        """At the end of the graph instance, `on_end` is called on a worker thread with whether it failed."""
         self._graph = graph
         self._workers = workers
         self._metrics = metrics
         self._stream = GraphStream(graph, workers, metrics, on_end)
-        self._versions: set[str] = set()  # those a later request may name; empty before the first request
+        self._versions: set[str] = set()  # accepted in later requests; empty before the first request
         self._closed = False
 
     async def send(self, request: InferRequest, large: bool = False) -> None:
-        """Put a request's inputs into the graph. What is wrong with it is told in the stream, which goes on.
+        """Put a request's inputs into the graph. Errors are reported in the stream, which continues.
 
         Args:
             request: the request.
-            large: decoding its inputs takes so long that it has to stay off the event loop.
+            large: whether its inputs take too long to decode on the event loop.
         """
         await self._stream.writable()
         if large:
@@ -40,19 +40,19 @@ class InferStream:
             await self._stream.report(error)
 
     def half_close(self) -> None:
-        """Say that no more requests come, or are taken."""
+        """Signal that no more requests will come or be accepted."""
         self._closed = True
         self._stream.close_inputs()
 
     def cancel(self) -> None:
-        """End the graph instance, since its client is gone."""
+        """End the graph instance, because its client is gone."""
         self._stream.cancel()
 
     def __aiter__(self) -> AsyncIterator[InferResponse | str]:
         return self._stream
 
     def _enter(self, request: InferRequest) -> str:
-        """Put the inputs into the graph, one by one; the text of an error that has yet to be reported, or none."""
+        """Put the inputs into the graph one by one; return the text of an error that is still to be reported, or ""."""
         packets: list[Packet] = []
         where = "validate subsequent requests"
         try:
@@ -78,7 +78,7 @@ class InferStream:
 
     def _check_subsequent(self, request: InferRequest) -> None:
         if self._closed:
-            raise InvalidRequest("The server is stopping and takes no more requests")
+            raise InvalidRequest("The server is stopping and accepts no more requests")
         if request.model_name != self._graph.name:
             raise InvalidRequest("Subsequent request with incorrect servable name")
         if request.model_version not in self._versions:

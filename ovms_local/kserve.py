@@ -1,4 +1,4 @@
-"""The data plane: what KServe requests mean, whatever transport they came by."""
+"""The data plane: carries out KServe requests, independent of the transport."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ PLATFORM = "OpenVINO"
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a client can learn about a graph: names of its streams, sorted."""
+    """A graph's metadata for clients: the sorted names of its streams."""
 
     name: str
     inputs: tuple[str, ...]
@@ -27,10 +27,10 @@ class ModelMetadata:
 
 
 class DataPlane:
-    """Answers requests with the graphs that there are."""
+    """Answers requests with the loaded graphs."""
 
     def __init__(self, graphs: Graphs, workers: Executor, metrics: Metrics) -> None:
-        """Streams work on threads of `workers`."""
+        """Streams run on threads of `workers`."""
         self._graphs = graphs
         self._workers = workers
         self._streams: set[InferStream] = set()
@@ -38,7 +38,7 @@ class DataPlane:
         self.ready = False
 
     def drain(self) -> None:
-        """Take no more requests; streams end when what they have got is done. For the event loop's thread."""
+        """Accept no more requests; streams end when their current work is done. For the event loop's thread."""
         self.ready = False
         self._graphs.close()
         for stream in list(self._streams):
@@ -69,7 +69,7 @@ class DataPlane:
         return ModelMetadata(name, config.inputs, config.outputs)
 
     def infer(self, request: InferRequest, interface: str) -> InferResponse:
-        """Run a graph for one request, on the caller's thread, to its end.
+        """Run a graph for one request to completion, on the caller's thread.
 
         Args:
             request: the request.
@@ -121,7 +121,7 @@ def _infer(graph: Graph, request: InferRequest, metrics: GraphMetrics) -> InferR
         timestamp, tensors = _tensors(request, graph)
         metrics.accepted.inc()
         packets = _run(graph, timestamp, tensors)
-        # Read at the very end: a node may go on to fill a buffer that it has put out.
+        # Read at the very end, because a node may still change a buffer that it has output.
         outputs = tuple(OutputTensor.read(packets[name].tensor) for name in graph.config.outputs)
     except ExecutionFailed:
         metrics.errors.inc()
@@ -137,7 +137,7 @@ def _infer(graph: Graph, request: InferRequest, metrics: GraphMetrics) -> InferR
 
 
 def _tensors(request: InferRequest, graph: Graph) -> tuple[int, list[Tensor]]:
-    """The timestamp and the tensors of a request that has to have all of the graph's inputs."""
+    """Return timestamp and tensors of a request, which must have all of the graph's inputs."""
     request.check_parameters(graph.config.pooled)
     timestamp = request.timestamp()
     tensors = list(request.tensors(graph.config.inputs))
@@ -147,7 +147,7 @@ def _tensors(request: InferRequest, graph: Graph) -> tuple[int, list[Tensor]]:
 
 
 def _run(graph: Graph, timestamp: int, tensors: list[Tensor]) -> dict[str, Packet]:
-    """Run an instance to its end; the first packet of each of the graph's outputs."""
+    """Run an instance to its end, and return the first packet of each of the graph's outputs."""
     first: dict[str, Packet] = {}
     instance = GraphInstance(graph)
     try:

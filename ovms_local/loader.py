@@ -1,4 +1,4 @@
-"""From a graph's entry in the configuration to the loaded graph."""
+"""Loads a graph from its entry in the configuration."""
 
 from ovms_local.graph import Graph
 from ovms_local.graph_config import GraphConfigError, read_graph_config
@@ -7,11 +7,11 @@ from ovms_local.server_config import GraphEntry
 
 
 class GraphLoadError(Exception):
-    """A graph that can't be loaded; the text says why."""
+    """A graph can't be loaded; the message says why."""
 
 
 def load_graph(entry: GraphEntry) -> Graph:
-    """Read the graph and make its nodes; where one fails, those made before it are finalized.
+    """Read the graph and create its nodes; if one fails, those created before it are finalized.
 
     Raises:
         GraphLoadError
@@ -20,7 +20,7 @@ def load_graph(entry: GraphEntry) -> Graph:
     try:
         config = read_graph_config(entry.graph_path)
         for node_config in config.nodes:
-            nodes.append(PythonNode(node_config, entry.base_path))  # noqa: PERF401 - an error leaves what was made till then
+            nodes.append(PythonNode(node_config, entry.base_path))  # noqa: PERF401 - keeps the nodes created before an error
     except (GraphConfigError, NodeLoadError) as error:
         for node in nodes:
             node.finalize()

@@ -1,4 +1,4 @@
-"""One line a record, on standard output, as container logs want it."""
+"""Logs each record as one line on standard output, as usual for containers."""
 
 import io
 import logging
@@ -15,14 +15,14 @@ class _OneLine(logging.Formatter):
 
 
 def set_up_logging(level: str, file: Path | None) -> None:
-    """Log this level (one of LEVELS) and above, servables' own records included; to a file as well if there is one.
+    """Log this level (one of LEVELS) and above, including servables' own records; if `file` is given, there as well.
 
     Raises:
         OSError: the file can't be written.
     """
     logging.addLevelName(_TRACE, "TRACE")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # no text is worth losing a line
+        sys.stdout.reconfigure(errors="backslashreplace")  # rather than lose a line
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file:
         try:
@@ -35,6 +35,6 @@ def set_up_logging(level: str, file: Path | None) -> None:
         )
     logging.basicConfig(level=logging.WARNING, handlers=handlers)
     logging.getLogger("ovms_local").setLevel(level)
-    # They have a traceback for each client that goes away at a wrong moment; errors of ours are logged before.
+    # These log a traceback for each client that disconnects mid-request; our own errors are already logged.
     for library in ("grpc", "uvicorn", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The metrics of OpenVINO Model Server's graphs, as Prometheus text."""
+"""OpenVINO Model Server's metrics for graphs, in Prometheus text format."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _API = "KServe"
 # Upper bounds of the histogram's buckets, as in the server's src/model_metric_reporter.cpp.
 _BUCKETS_US = tuple(int(10 * 1.8**exponent) for exponent in range(33))
 
-# Metrics that the server has for graphs, and those of models, which may be asked for but have no graph to count.
+# The server's metrics for graphs, and those for models, which may be requested but are never counted here.
 _GRAPH_FAMILIES = frozenset(
     ("ovms_current_graphs", "ovms_requests_accepted", "ovms_requests_rejected", "ovms_responses", "ovms_graph_error",
      "ovms_requests_success", "ovms_requests_fail", "ovms_graph_processing_time_us")
@@ -27,14 +27,14 @@ prometheus_client.disable_created_metrics()
 
 
 class MetricsError(ValueError):
-    """A list of metrics that the server does not take."""
+    """An invalid list of metrics."""
 
 
 def enabled_families(names: Iterable[str] | None) -> frozenset[str]:
-    """The metrics to serve: those named, or where there is no list the default ones.
+    """Return the metrics to serve: those named, or the default ones if there is no list.
 
     Raises:
-        MetricsError: one is unknown or named twice.
+        MetricsError: a name is unknown or listed twice.
     """
     if names is None:
         return _GRAPH_FAMILIES
@@ -42,7 +42,7 @@ def enabled_families(names: Iterable[str] | None) -> frozenset[str]:
     for name in names:
         if name not in _GRAPH_FAMILIES | _MODEL_FAMILIES:
             raise MetricsError(
-                f"unknown metric {name!r}: there are {', '.join(sorted(_GRAPH_FAMILIES | _MODEL_FAMILIES))}"
+                f"unknown metric {name!r}: valid names are {', '.join(sorted(_GRAPH_FAMILIES | _MODEL_FAMILIES))}"
             )
         if name in families:
             raise MetricsError(f"the metric {name!r} is listed twice")
@@ -54,24 +54,24 @@ class Metrics:
     """All metrics of one server."""
 
     def __init__(self, families: frozenset[str]) -> None:
-        """Count everything, and serve these families."""
+        """Count everything, but serve only these families."""
         self._families = families
         self._registry = prometheus_client.CollectorRegistry()
-        self._accepted = self._counter("ovms_requests_accepted", "Requests that a graph took")
-        self._rejected = self._counter("ovms_requests_rejected", "Requests that did not get into their graph")
+        self._accepted = self._counter("ovms_requests_accepted", "Requests accepted by a graph")
+        self._rejected = self._counter("ovms_requests_rejected", "Requests rejected before reaching their graph")
         self._responses = self._counter("ovms_responses", "Responses; in a stream, one for each output")
-        self._errors = self._counter("ovms_graph_error", "Graphs that failed while they ran")
+        self._errors = self._counter("ovms_graph_error", "Graphs that failed while running")
         self._success = self._counter("ovms_requests_success", "Answered requests for readiness and metadata")
         self._fail = self._counter("ovms_requests_fail", "Requests for readiness and metadata that failed")
         self._current = prometheus_client.Gauge(
             "ovms_current_graphs",
-            "Instances of graphs: running requests and open streams",
+            "Graph instances: running requests and open streams",
             ["name"],
             registry=self._registry_of("ovms_current_graphs"),
         )
         self._processing = prometheus_client.Histogram(
             "ovms_graph_processing_time_us",
-            "Life of a graph's instance that did not fail",
+            "Lifetime of graph instances that did not fail",
             ["method", "name"],
             registry=self._registry_of("ovms_graph_processing_time_us"),
             buckets=_BUCKETS_US,
@@ -80,7 +80,7 @@ class Metrics:
         self._of_calls: dict[tuple[str, str, str, bool], prometheus_client.Counter] = {}
 
     def add_graph(self, name: str) -> None:
-        """Begin to count for this graph; all its metrics are there with 0, for a rate to start from."""
+        """Start to count for this graph; all its metrics exist with 0 from the start, so that rates are defined."""
         for interface, method in _INFER_METHODS:
             self._of_graph[interface, method, name] = GraphMetrics(self, interface, method, name)
         for interface, method in _CALLS:
@@ -89,7 +89,7 @@ class Metrics:
                 self._of_calls[interface, method, name, succeeded] = labels
 
     def of_graph(self, interface: str, method: str, name: str) -> "GraphMetrics":
-        """The metrics of one way to run a graph that has been added."""
+        """Return the metrics for one interface and method of a graph that has been added."""
         return self._of_graph[interface, method, name]
 
     def count_call(self, interface: str, method: str, name: str, succeeded: bool) -> None:
@@ -97,7 +97,7 @@ class Metrics:
         self._of_calls[interface, method, name, succeeded].inc()
 
     def text(self) -> bytes:
-        """In Prometheus' text format; counters have the server's names, without the library's suffix."""
+        """Return Prometheus text; counters have the server's names, without the library's suffix."""
         text = prometheus_client.generate_latest(self._registry)
         return re.sub(rb"(?m)^((?:# \w+ )?ovms_\w+)_total\b", rb"\1", text)
 
@@ -109,7 +109,7 @@ class Metrics:
 
 
 class GraphMetrics:
-    """The metrics of one graph and one method of one interface."""
+    """The metrics of one graph for one interface and method."""
 
     def __init__(self, metrics: Metrics, interface: str, method: str, name: str) -> None:
         labels = (_API, interface, method, name)

@@ -1,4 +1,4 @@
-"""KServe's layout of BYTES: each element behind its length as 4 little-endian bytes."""
+"""KServe's layout of BYTES: each element follows its length as 4 little-endian bytes."""
 
 import struct
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 
 def pack_bytes(elements: Iterable[bytes]) -> bytes:
-    """The elements one behind the other."""
+    """Pack the elements one after another."""
     array = np.array(list(elements), np.object_)
     return serialize_byte_tensor(array).item() if array.size else b""
 
 
 def unpack_bytes(data: bytes) -> list[bytes]:
-    """The elements of packed data.
+    """Return the elements of packed data.
 
     Raises:
         ValueError: the data ends within an element or its length.
@@ -22,5 +22,5 @@ def unpack_bytes(data: bytes) -> list[bytes]:
     try:
         elements: list[bytes] = deserialize_bytes_tensor(data).tolist()
     except struct.error as error:
-        raise ValueError(f"BYTES data ends too early: {error}") from None
+        raise ValueError(f"BYTES data is truncated: {error}") from None
     return elements

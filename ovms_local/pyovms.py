@@ -1,4 +1,4 @@
-"""The module `pyovms` as Python nodes see it: the class Tensor, like the one built into OpenVINO Model Server."""
+"""The module `pyovms` for Python nodes, with a class Tensor like the one built into OpenVINO Model Server."""
 
 import ctypes
 import operator
@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 
-# From the real module: numpy's int64 has format `l` on Linux, and is INT32 all the same.
+# As in the real module, where numpy's int64, which has format `l` on Linux, becomes INT32.
 _FORMAT_TO_DATATYPE = {
     "?": "BOOL", "B": "UINT8", "H": "UINT16", "I": "UINT32", "Q": "UINT64", "b": "INT8", "h": "INT16", "i": "INT32",
     "q": "INT64", "e": "FP16", "f": "FP32", "d": "FP64", "l": "INT32", "L": "UINT32",
 }  # fmt: skip
 _DATATYPE_TO_FORMAT = {datatype: format for format, datatype in _FORMAT_TO_DATATYPE.items() if format not in "lL"}
 _SSIZE_MAX = 2**63 - 1
-# Of CPython 3.11 on 64-bit systems: PyTypeObject in Include/cpython/object.h, the flag in Include/object.h.
+# In CPython 3.11 on 64-bit systems: PyTypeObject in Include/cpython/object.h, the flag in Include/object.h.
 _OFFSET_OF_TP_FLAGS, _PY_TPFLAGS_BASETYPE = 168, 1 << 10
 
 
 def item_size(datatype: str) -> int | None:
-    """Bytes of one element, or None for BYTES, BF16 and custom datatypes, whose data is opaque."""
+    """Return the bytes per element, or None for BYTES, BF16 and custom datatypes, whose data is opaque."""
     format = _DATATYPE_TO_FORMAT.get(datatype)
     return None if format is None else np.dtype(format).itemsize
 
@@ -49,17 +49,17 @@ class _Attributes:
 
     @property
     def name(self) -> str:
-        """Name of the graph's stream that the tensor travels on."""
+        """Name of the graph's stream that carries the tensor."""
         return self._name
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape told to the next node and to the client; the buffer's own unless overridden."""
+        """Shape reported to the next node and the client; the buffer's own unless overridden."""
         return self._shape
 
     @property
     def datatype(self) -> str:
-        """KServe datatype, or the buffer's format where KServe has none."""
+        """KServe datatype, or the buffer's format if KServe has no datatype for it."""
         return self._datatype
 
     @property
@@ -69,14 +69,14 @@ class _Attributes:
 
     @property
     def size(self) -> int:
-        """Bytes of the buffer."""
+        """Size of the buffer in bytes."""
         return self._view.nbytes
 
 
 def _attributes(
     name: str, view: memoryview, shape: Iterable[Any] | None, datatype: str | None
 ) -> tuple[str, memoryview, tuple[int, ...], str]:
-    """What a Tensor keeps of its arguments, checked: name, view, shape and datatype."""
+    """Check a Tensor's arguments, and return name, view, shape and datatype."""
     if not isinstance(name, str):
         raise TypeError(f"Tensor: name must be a str, not {type(name).__name__}")
     if datatype is not None and not isinstance(datatype, str):
@@ -93,11 +93,11 @@ _DOCUMENTATION = """A named tensor over any object with the buffer protocol, wit
 
     Args:
         name: name of the stream the tensor goes to.
-        buffer: what holds the data; later changes of it are seen.
-        shape, datatype: what to say instead of the buffer's own; nothing is checked against the data.
+        buffer: the object that holds the data; later changes to it are visible.
+        shape, datatype: override the buffer's own, without a check against the data.
 
     Raises:
-        TypeError: `buffer` has no buffer protocol, or another argument has a wrong type.
+        TypeError: `buffer` lacks the buffer protocol, or another argument has a wrong type.
     """
 
 if sys.version_info >= (3, 12):
@@ -117,8 +117,8 @@ if sys.version_info >= (3, 12):
             return memoryview(self._view)
 
 else:
-    # Before 3.12 only classes written in C have the buffer protocol. PickleBuffer is one, passes on the buffer that it
-    # is made of and adds next to nothing; this flag alone keeps it from having subclasses.
+    # Before 3.12, only classes written in C can have the buffer protocol. PickleBuffer is one; it exposes the buffer it
+    # wraps and adds next to nothing. Only this flag prevents subclasses of it.
     _flags = ctypes.c_ulong.from_address(id(PickleBuffer) + _OFFSET_OF_TP_FLAGS)
     assert _flags.value == PickleBuffer.__flags__
     _flags.value |= _PY_TPFLAGS_BASETYPE
@@ -126,13 +126,13 @@ else:
     class Tensor(_Attributes, PickleBuffer):
         __doc__ = _DOCUMENTATION
         __slots__ = ("_datatype", "_name", "_reference", "_shape", "_view")
-        raw = release = property()  # what it does add
+        raw = release = property()  # hide what it adds
 
         def __new__(cls, name, buffer, shape=None, datatype=None) -> "Tensor":
             view = memoryview(buffer).toreadonly()
             tensor = super().__new__(cls, view)
-            # Garbage with both in it would crash the interpreter, which clears the memoryview first. The collector does
-            # not look into arrays, so that one more reference from there keeps it away until the Tensor is gone.
+            # Collecting a garbage cycle with both would crash the interpreter, which clears the memoryview first. The
+            # collector does not look into arrays, so a reference from one keeps the memoryview alive with the Tensor.
             tensor._reference = np.array(None)
             tensor._reference[()] = view
             tensor._name, tensor._view, tensor._shape, tensor._datatype = _attributes(name, view, shape, datatype)
@@ -142,18 +142,18 @@ else:
 
 
 def tensor_from_request(name: str, datatype: str, shape: tuple[int, ...], data: bytes | memoryview) -> Tensor:
-    """The tensor a node gets for an input of a request.
+    """Create the tensor that a node gets for an input of a request.
 
-    Known datatypes get their own format and the request's shape; BYTES, BF16 and custom datatypes a flat buffer of
-    bytes, with shape and datatype as the request said.
+    A known datatype gets its own format and the request's shape. BYTES, BF16 and custom datatypes get a flat buffer of
+    bytes, with shape and datatype as given in the request.
 
     Raises:
-        ValueError: the data of a known datatype does not have the size that the shape says.
+        ValueError: the size of a known datatype's data does not match the shape.
     """
     format = _DATATYPE_TO_FORMAT.get(datatype)
     if format is None:
         return Tensor(name, memoryview(data), shape, datatype)
     if not len(data):
         return Tensor(name, np.empty(shape, np.dtype(format)))
-    # A copy only where the data lies at an odd address, of which numpy would make a format of its own (`=i`).
+    # This copies only unaligned data, for which numpy would otherwise use another format (`=i`).
     return Tensor(name, np.require(np.ndarray(shape, np.dtype(format), data), requirements="A"))

@@ -1,4 +1,4 @@
-"""A Python node: the object of class OvmsPythonModel behind it, and its run within one instance of the graph."""
+"""A Python node: its OvmsPythonModel object, and its run within one instance of the graph."""
 
 import importlib
 import importlib.util
@@ -16,21 +16,22 @@ from ovms_local.graph import NodeBusy, Packet, Tick
 from ovms_local.graph_config import LOOPBACK, NodeConfig
 
 _log = logging.getLogger(__name__)
-_END: list[Any] = []  # as no generator yields it
+_END: list[Any] = []  # a sentinel, compared by identity
 
 
 class NodeLoadError(Exception):
-    """A node that can't be made; the text says why."""
+    """A node can't be created; the message says why."""
 
 
 class PythonNode:
     """One OvmsPythonModel object, shared by all instances of its graph and called from several threads at once."""
 
     def __init__(self, config: NodeConfig, base_path: Path) -> None:
-        """Import the handler, make its OvmsPythonModel and initialize it.
+        """Import the handler, create its OvmsPythonModel and initialize it.
 
         Raises:
-            NodeLoadError: no such file, no such class, no `execute`, another module in the way, or an exception.
+            NodeLoadError: no such file, no such class, no `execute`, a name conflict with another module, or an
+                exception in the handler.
         """
         self.config = config
         handler = base_path / config.handler_path
@@ -39,7 +40,7 @@ class PythonNode:
             self._initialize(base_path)
         except NodeLoadError:
             raise
-        except BaseException as error:  # SystemExit, or a panic of a library written in Rust, say
+        except BaseException as error:  # such as SystemExit, or a panic in a Rust library
             _log.debug("traceback of node %s", config.name, exc_info=True)
             raise NodeLoadError(f"{handler} failed: {describe(error)}") from error
 
@@ -62,7 +63,7 @@ class PythonNode:
             "node_name": self.config.name,
             "input_names": list(self.config.input_names),
             "output_names": list(self.config.output_names),
-            # It ends in a slash where handler_path is a bare file name, which pathlib would take off.
+            # It ends in a slash if handler_path is a bare file name; pathlib would strip the slash.
             "base_path": os.path.join(base_path, os.path.dirname(self.config.handler_path)),  # noqa: PTH118, PTH120
         }
         try:
@@ -73,11 +74,11 @@ class PythonNode:
 
 
 class PythonNodeRun:
-    """A node within one instance of its graph: its generator, while one runs.
+    """A node within one graph instance, with its generator while one is running.
 
-    As in the real server, a tick puts out the set that is there and then has the generator compute the next one, and
-    what was put out leaves only when the tick is over. So each set leaves when the next one has been computed, and the
-    last when the generator has returned.
+    As in the real server, a tick outputs the current set and then lets the generator compute the next one, and outputs
+    leave only at the end of the tick. So each set leaves once the next one has been computed, and the last set once the
+    generator has returned.
     """
 
     __slots__ = ("_generator", "_loopback", "_model", "_outputs", "_set", "_timestamp")
@@ -92,11 +93,11 @@ class PythonNodeRun:
         self._timestamp = 0
 
     def process(self, timestamp: int, tensors: list[pyovms.Tensor]) -> list[Packet | Tick]:
-        """Call `execute`, or go on with its generator.
+        """Call `execute`, or continue its generator.
 
         Raises:
-            NodeBusy: there are tensors, but the generator of earlier ones still runs.
-            TypeError, ValueError: what the model gave is not a list of its outputs. Also whatever the model raises.
+            NodeBusy: there are tensors, but the generator for earlier ones is still running.
+            TypeError, ValueError: the model's result is not a list of its outputs. The model may raise any error.
         """
         if self._generator is None:
             self._timestamp = timestamp
@@ -116,7 +117,7 @@ class PythonNodeRun:
         return packets
 
     def close(self) -> None:
-        """Close the generator, if one still runs, so that its `finally` blocks do."""
+        """Close the generator, if one is running, so that its `finally` blocks run."""
         generator, self._generator = self._generator, None
         close = getattr(generator, "close", None)
         if close:
@@ -127,14 +128,14 @@ class PythonNodeRun:
             raise TypeError(f"execute must return a list or be a generator, got {type(result).__name__}")
         if not self._loopback:
             raise ValueError("execute yielded, but LOOPBACK is not defined in the node")
-        self._generator = result  # which is closed, too, where its first step fails
+        self._generator = result  # set first, so that it is closed if its first step fails
         self._set = next(result, _END)
         if self._set is _END:
             raise ValueError("execute is a generator that yielded nothing")
         return result
 
     def _packets(self, tensors: Iterable[Any]) -> list[Packet | Tick]:
-        """What to put out for these tensors, ordered by tag."""
+        """Return the packets for these tensors, ordered by tag."""
         packets: dict[str, Packet | Tick] = {}
         for tensor in tensors:
             if not isinstance(tensor, pyovms.Tensor):
@@ -161,7 +162,7 @@ def _model_class(handler: Path) -> type[Any]:
 
 
 def _import(handler: Path) -> ModuleType:
-    """Import as the server does: the folder goes to the end of the path, the file is found by its bare name."""
+    """Import like the server: append the folder to sys.path, and find the file by its bare name."""
     sys.modules["pyovms"] = pyovms
     folder = str(handler.parent.resolve())
     if folder not in sys.path:
@@ -173,6 +174,6 @@ def _import(handler: Path) -> ModuleType:
     if not (found.has_location and found.origin and Path(found.origin).samefile(handler)):
         raise NodeLoadError(
             f"the handler {handler} can't be imported: the name {handler.stem!r} is taken by {found.origin}; "
-            "handlers served by one process need names of their own"
+            "handlers in one process need different names"
         )
     return importlib.import_module(handler.stem)

@@ -1,4 +1,4 @@
-"""Between KServe's JSON, with its binary extension, and the data plane's values."""
+"""Converts between KServe's JSON, with its binary extension, and the data plane's values."""
 
 import math
 import re
@@ -23,10 +23,11 @@ _INT, _UINT = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
 
 @dataclass(frozen=True, slots=True)
 class _Numbers:
-    """A datatype's numbers in JSON: Python's types of them, the range (None: any), what they pass through, and become.
+    """How to read a datatype's numbers from JSON: the Python types, the range (None: any), and the NumPy types that the
+    values are read as and then converted to.
 
-    The real server reads integers of every datatype with 32 bits, of which narrower ones keep the lowest, and floating
-    point numbers with single precision.
+    The real server reads integers of every datatype as 32 bits, of which narrower types keep the lowest, and floating
+    point numbers in single precision.
     """
 
     types: frozenset[type]
@@ -49,7 +50,7 @@ _NUMBERS = {
     "FP32": _Numbers(_REALS, None, np.float64, np.float32),
     "FP64": _Numbers(_REALS, None, np.float32, np.float64),
 }
-# Bytes of an element; the server takes any other datatype for one without elements.
+# Bytes per element; the server treats any other datatype as having none.
 _ITEM_SIZES = {datatype: np.dtype(numbers.dtype).itemsize for datatype, numbers in _NUMBERS.items()} | {
     "FP16": 2,
     "BYTES": 1,
@@ -58,22 +59,22 @@ _ITEM_SIZES = {datatype: np.dtype(numbers.dtype).itemsize for datatype, numbers 
 
 @dataclass(frozen=True, slots=True)
 class RequestedOutputs:
-    """Which outputs a client wants as binary data: those named, and by default the others or not."""
+    """Which outputs a client wants as binary data: a choice for named outputs, and a default for the others."""
 
     binary: dict[str, bool]
     default: bool
 
     def is_binary(self, name: str) -> bool:
-        """Whether this one."""
+        """Whether the client wants this output as binary data."""
         return self.binary.get(name, self.default)
 
 
 def decode_request(model_name: str, body: bytes, header_length: str | None) -> tuple[InferRequest, RequestedOutputs]:
-    """A request out of a body, whose first `header_length` bytes are JSON, or all of it.
+    """Decode a request from a body whose first `header_length` bytes are JSON; if that is None, all of it is.
 
     Raises:
         NotJson, InvalidRequest: it is malformed.
-        ServingError: the real server takes for an error of its own what is wrong with it.
+        ServingError: it is malformed in a way that the real server reports as a server error.
     """
     length = len(body) if header_length is None else _json_length(header_length, len(body))
     message = _parse(body[:length])
@@ -86,11 +87,11 @@ def decode_request(model_name: str, body: bytes, header_length: str | None) -> t
 
 
 def encode_response(response: InferResponse, requested: RequestedOutputs) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON where binary data follows it.
+    """Return the body, and the length of its JSON if binary data follows.
 
     Raises:
-        InvalidRequest: an output has no form in JSON.
-        ServingError: an output contradicts itself.
+        InvalidRequest: an output can't be represented in JSON.
+        ServingError: an output is inconsistent.
     """
     outputs, binary = [], []
     for output in response.outputs:
@@ -105,7 +106,7 @@ def encode_response(response: InferResponse, requested: RequestedOutputs) -> tup
     message: dict[str, Any] = {"model_name": response.model_name}
     if response.id:
         message["id"] = response.id
-    # The server writes its 64 bits as an integer of 32.
+    # The server writes the lower 32 bits of the 64.
     timestamp = (response.timestamp + 2**31) % 2**32 - 2**31
     message |= {"model_version": VERSION, "parameters": {TIMESTAMP_PARAMETER: timestamp}, "outputs": outputs}
     text = format_json(message)
@@ -113,7 +114,7 @@ def encode_response(response: InferResponse, requested: RequestedOutputs) -> tup
 
 
 def encode_metadata(metadata: ModelMetadata) -> bytes:
-    """A graph's streams say nothing about datatypes and shapes."""
+    """Encode a graph's metadata; its streams have no datatypes or shapes."""
 
     def streams(names: tuple[str, ...]) -> list[dict]:
         return [{"name": name, "datatype": "INVALID", "shape": []} for name in names]
@@ -129,7 +130,7 @@ def encode_metadata(metadata: ModelMetadata) -> bytes:
 
 
 def encode_states(states: dict[str, GraphState]) -> bytes:
-    """What became of each graph, in the form of the TensorFlow Serving API."""
+    """Encode the state of each graph, in the format of the TensorFlow Serving API."""
 
     def status(state: GraphState) -> dict:
         name, code = state.value
@@ -140,7 +141,7 @@ def encode_states(states: dict[str, GraphState]) -> bytes:
 
 
 def format_json(message: dict) -> bytes:
-    """JSON as OpenVINO Model Server lays it out: objects indented by 4, arrays on one line."""
+    """Format JSON like OpenVINO Model Server: objects indented by 4, arrays on one line."""
     return rapidjson.dumps(
         message, indent=4, write_mode=rapidjson.WM_SINGLE_LINE_ARRAY, ensure_ascii=False, allow_nan=False
     ).encode()
@@ -191,7 +192,7 @@ def _expect(condition: object, message: str) -> None:
 
 
 def _text(value: Any) -> str:
-    """A string as the server reads it: up to its first null character."""
+    """Return a string up to its first null character, as the server reads it."""
     if not isinstance(value, str):
         raise InvalidRequest(_NOT_AN_ARRAY)
     return value.partition("\0")[0]
@@ -227,7 +228,7 @@ def _binary_outputs(message: dict) -> dict[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class _JsonInput:
-    """An input as the JSON describes it. Without elements in the JSON, its data is None: it is binary."""
+    """An input as described in the JSON. If it has no elements there, its data is binary and this `data` is None."""
 
     name: str
     datatype: str
@@ -275,7 +276,8 @@ def _json_input(tensor: Any, is_only_one: bool) -> _JsonInput:
 
 
 def _binary_size(tensor: _JsonInput, remaining: int | None) -> int:
-    """Bytes of an input's binary data. A single one-element BYTES input without a size takes all remaining bytes."""
+    """Return the size of an input's binary data. A single one-element BYTES input without a size takes all remaining
+    bytes."""
     size = tensor.binary_data_size
     if size is not None:
         if type(size) is not int or size < 0:
@@ -287,9 +289,9 @@ def _binary_size(tensor: _JsonInput, remaining: int | None) -> int:
 
 
 def _pack(datatype: str, data: Any, shape: list[int]) -> bytes | None:
-    """The data that stands in the JSON as the node gets it; None where there are no elements."""
+    """Convert data from the JSON to the node's format; None if there are no elements."""
     _expect(isinstance(data, list), _NOT_AN_ARRAY)
-    _expect(datatype not in ("FP16", "BF16"), f"{_NOT_AN_ARRAY}: {datatype} has no numbers in JSON")
+    _expect(datatype not in ("FP16", "BF16"), f"{_NOT_AN_ARRAY}: {datatype} can't be sent as JSON")
     values = _flatten(data)
     if datatype == "BYTES":
         return pack_bytes(_text(value).encode() for value in values) if values else None
@@ -299,7 +301,7 @@ def _pack(datatype: str, data: Any, shape: list[int]) -> bytes | None:
     valid = numbers.types.issuperset(map(type, values))
     if valid and values and numbers.range:
         valid = numbers.range[0] <= min(values) and max(values) <= numbers.range[1]
-    _expect(valid, f"{_NOT_AN_ARRAY}: a value is no {datatype} of at most 32 bits")
+    _expect(valid, f"{_NOT_AN_ARRAY}: a value is not {datatype} or exceeds 32 bits")
     expected = math.prod(shape)
     if values and len(values) != expected:
         raise InvalidRequest(
@@ -326,7 +328,7 @@ def _check_size(output: OutputTensor) -> None:
     if output.datatype not in _NUMBERS and output.datatype != "BYTES":
         raise InvalidRequest(
             f"Could not parse input content. Unsupported data precision detected - output {output.name}, "
-            f"{output.datatype}: ask over gRPC"
+            f"{output.datatype}: use gRPC"
         )
 
 
@@ -346,4 +348,6 @@ def _json_data(output: OutputTensor) -> list:
 
 
 def _no_json(output: OutputTensor, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"The output {output.name} does not fit into JSON ({problem}): ask for binary data")
+    return InvalidRequest(
+        f"The output {output.name} can't be represented in JSON ({problem}): request it as binary data"
+    )

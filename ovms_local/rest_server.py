@@ -40,11 +40,11 @@ _log = logging.getLogger(__name__)
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _MAX_BODY = 1 << 30
-# Seconds: a client that keeps its connection must not find it closed when it comes back a little later, but who sends
-# nothing for so long, not even the rest of a request, has left or means no good.
+# Seconds. Long enough for a client that reuses its connection a little later; a client that sends nothing for longer,
+# not even the rest of a request, has left or is malicious.
 _KEEP_ALIVE = 60
 _OPENAPI = Path(__file__).with_name("openapi.json")
-# Groups: the model's name, and its version if there is one.
+# Groups: the model's name, and its version, if any.
 _MODEL = r"/v2/models/([^/]+)(?:/versions/([0-9]+))?"
 _MODELS = r"/(?:v3|v1|v3/v1)/models"
 _MAX_VERSION = 2**63 - 1
@@ -85,7 +85,7 @@ class RestApi:
         self._routes = [(method, re.compile(path), handler) for method, path, handler in routes]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
@@ -101,7 +101,7 @@ class RestApi:
             return _json(b"")
         if request.method not in ("GET", "POST"):
             raise WrongMethod
-        # As it came, since a slash in a model's name is written %2F.
+        # Not decoded, since a slash in a model's name is written %2F.
         path = request.scope["raw_path"].decode("latin-1")
         if ".." in path.split("/"):
             raise UnknownPath
@@ -180,8 +180,8 @@ class RestApi:
 
 
 class _Connection(H11Protocol):
-    """uvicorn ends a connection that stays idle behind an answer; this one ends, too, where no whole head of a request
-    comes: nothing at all, or a byte now and then.
+    """uvicorn closes a connection that stays idle after a response. This class also closes it if the client does not
+    send a complete request head in time, whether it sends nothing at all or a byte now and then.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in H11Protocol
@@ -189,7 +189,7 @@ class _Connection(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Tell of a request that is no HTTP in the same form as of other errors."""
+        """Report a request that is not HTTP in the same form as other errors."""
         super().send_400_response(json.dumps({"error": msg}))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -208,10 +208,10 @@ class _Connection(H11Protocol):
 
 
 class RestServer(uvicorn.Server):
-    """uvicorn within an event loop that is not its own: signals are not its business."""
+    """uvicorn in an event loop that it does not own, so it must not handle signals."""
 
     def __init__(self, api: RestApi, headers: tuple[tuple[str, str], ...], shutdown_timeout: float) -> None:
-        """Serve the routes, with these headers on every response."""
+        """Serve `api`, adding these headers to every response."""
         config = uvicorn.Config(
             api,
             http=_Connection,
@@ -221,13 +221,13 @@ class RestServer(uvicorn.Server):
             access_log=False,
             lifespan="off",
             timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # asyncio takes parts of a second
+            timeout_graceful_shutdown=shutdown_timeout,  # type: ignore[arg-type]  # asyncio accepts fractions
         )
         super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
+        """Do not handle signals."""
         yield
 
 
@@ -240,7 +240,7 @@ def _error_response(error: ServingError) -> Response:
 
 
 def _check_version(version: str | None) -> None:
-    """Graphs have no versions; one that is too large is refused when the path is read."""
+    """Reject a version that is too large; graphs have no versions, so any other is accepted."""
     if version and int(version) > _MAX_VERSION:
         raise ModelVersionNotFound
 
@@ -265,7 +265,7 @@ async def _read_body(request: Request) -> bytes:
     except ClientDisconnect:
         raise InvalidRequest("The client left before the end of its request") from None
     except TimeoutError:
-        raise InvalidRequest(f"The rest of the request did not come within {_KEEP_ALIVE} s") from None
+        raise InvalidRequest(f"The rest of the request did not arrive within {_KEEP_ALIVE} s") from None
     if size > _MAX_BODY:
         raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
     return b"".join(chunks)

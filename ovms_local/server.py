@@ -1,4 +1,4 @@
-"""The server's life: listen, keep the graphs as the configuration wants them, serve, and stop in good order."""
+"""The server: listens, keeps the graphs in line with the configuration, serves, and shuts down cleanly."""
 
 import asyncio
 import contextlib
@@ -23,18 +23,18 @@ from ovms_local.server_config import Monitoring, ServerConfigError
 
 _log = logging.getLogger(__name__)
 
-# A call of a node holds a thread for as long as it takes, minutes perhaps; threads are made when they are needed.
+# A node's call holds a thread for its whole duration, possibly minutes; threads are created only when needed.
 _MAX_WORKERS = 1024
-# Seconds for nodes to come back from a call, once their client has been cut off.
+# Seconds for nodes to return from a call after their client has been cut off.
 _LAST_CALL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """What the server is started with.
+    """The server's settings.
 
-    A port of None: that transport is off. `grpc_max_threads` is how many calls and open streams there are at once, None
-    for any number. Times are in seconds: `poll_interval` (0: never) between looks at the configuration, and
+    A port of None turns a transport off. `grpc_max_threads` is the maximum number of calls and open streams, None for
+    no limit. Times are in seconds: `poll_interval` between checks of the configuration (0: never), and
     `shutdown_timeout` for running requests when the server stops.
     """
 
@@ -51,7 +51,7 @@ class ServerSettings:
 
 
 class Server:
-    """Serves graphs until a signal comes; to be made within an event loop."""
+    """Serves graphs until a signal arrives; must be created within an event loop."""
 
     def __init__(self, source: ConfigSource, settings: ServerSettings) -> None:
         self._settings = settings
@@ -66,10 +66,10 @@ class Server:
         self._rest_task: asyncio.Task | None = None
 
     async def run(self) -> bool:
-        """Serve until SIGINT or SIGTERM; whether all nodes have come back from their last call.
+        """Serve until SIGINT or SIGTERM; return whether all nodes have returned from their last call.
 
         Raises:
-            OSError: an address can't be listened on.
+            OSError: the server can't listen on an address.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -78,7 +78,7 @@ class Server:
             await self._listen()
             keeping = asyncio.create_task(self._keep_graphs())
             await self._stop.wait()
-            _log.info("stopping: running requests have %g s to end", self._settings.shutdown_timeout)
+            _log.info("stopping: running requests have %g s to finish", self._settings.shutdown_timeout)
             self._data_plane.drain()
             return await self._wind_down(keeping)
         finally:
@@ -101,7 +101,7 @@ class Server:
             _announce("REST", settings.rest_addresses, settings.rest_port)
         if settings.grpc_port is not None:
             for address in settings.grpc_addresses:
-                # Found out here, since gRPC's own answer does not say why it can't listen.
+                # Check the port here, since gRPC's error does not say why it can't listen.
                 _listen_tcp(address, settings.grpc_port).close()
             targets = [f"{_bracketed(address)}:{settings.grpc_port}" for address in _grpc_addresses(settings)]
             self._grpc = await start_grpc_server(
@@ -110,7 +110,7 @@ class Server:
             _announce("gRPC", settings.grpc_addresses, settings.grpc_port)
 
     async def _keep_graphs(self) -> None:
-        """Load the graphs, and look again and again what has become of the configuration."""
+        """Load the graphs, and check the configuration for changes periodically."""
         await self._apply_configuration()
         self._data_plane.ready = not self._stop.is_set()
         _log.info("server is ready")
@@ -122,12 +122,12 @@ class Server:
             await self._apply_configuration()
 
     async def _apply_configuration(self) -> None:
-        # It has said so in the log, and is looked at again.
+        # The error has been logged, and the configuration will be checked again.
         with contextlib.suppress(ServerConfigError):
             await asyncio.get_running_loop().run_in_executor(self._workers, self._configuration.apply)
 
     async def _wind_down(self, keeping: asyncio.Task) -> bool:
-        """End the transports, then wait for worker threads; False where some are still in a node."""
+        """Stop the transports, then wait for worker threads; return False if some are still in a node."""
         transports = []
         if self._grpc:
             transports.append(asyncio.create_task(self._grpc.stop(self._settings.shutdown_timeout)))
@@ -141,7 +141,7 @@ class Server:
 
 
 def _grpc_addresses(settings: ServerSettings) -> list[str]:
-    """The addresses without a second wildcard: gRPC takes 0.0.0.0 for all addresses of IPv6, too, and :: likewise."""
+    """Return the addresses without a second wildcard: gRPC takes both 0.0.0.0 and :: as all IPv4 and IPv6 addresses."""
     wildcards = [address for address in settings.grpc_addresses if address in ("0.0.0.0", "::")]
     return [address for address in settings.grpc_addresses if address not in wildcards[1:]]
 
@@ -150,7 +150,7 @@ def _announce(protocol: str, addresses: tuple[str, ...], port: int) -> None:
     for address in addresses:
         _log.info("%s listens on %s:%d", protocol, _bracketed(address), port)
     if not all(map(_is_loopback, addresses)):
-        _log.warning("%s is open to other machines: without authentication, without encryption", protocol)
+        _log.warning("%s is open to other machines, without authentication or encryption", protocol)
 
 
 def _is_loopback(address: str) -> bool:

@@ -22,11 +22,11 @@ _T = TypeVar("_T")
 
 
 class ServerConfigError(ValueError):
-    """A configuration that is none; the text says what is wrong with it."""
+    """The configuration is invalid; the message says what is wrong with it."""
 
 
 class ServerConfigMissing(ServerConfigError):
-    """A config.json that can't be opened."""
+    """The config.json can't be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Monitoring:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What a config.json says; of several graphs of one name, whose names are the `duplicates`, the first counts."""
+    """The content of a config.json. Of several graphs with the same name, listed in `duplicates`, the first counts."""
 
     graphs: tuple[GraphEntry, ...]
     duplicates: tuple[str, ...] = ()
@@ -56,10 +56,10 @@ class ServerConfig:
 
 
 def parse_server_config(content: bytes, path: Path) -> ServerConfig:
-    """The content of the config.json at `path`: the graphs of `mediapipe_config_list`, then of `model_config_list`.
+    """Parse the content of the config.json at `path`; graphs of `mediapipe_config_list` come first.
 
     Raises:
-        ServerConfigError: it is no JSON, or does not have the layout of a config.json.
+        ServerConfigError: it is not JSON, or does not have the structure of a config.json.
     """
     try:
         config = json.loads(content)
@@ -78,7 +78,7 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
 
 
 def single_graph(name: str, folder: Path) -> GraphEntry:
-    """What `--model_name` and `--model_path` ask for: one graph, without a config.json."""
+    """Return the entry for the graph given by `--model_name` and `--model_path`."""
     return _in_version_folder({"name": name, "base_path": str(folder.absolute())}, Path.cwd())
 
 
@@ -95,7 +95,7 @@ def _graphs(config: dict[str, Any], folder: Path) -> list[GraphEntry]:
     for model in _list(config, "model_config_list"):
         model = _checked(model, dict, "an entry of model_config_list")
         if list(model) != ["config"]:
-            raise ServerConfigError('an entry of model_config_list is {"config": {...}} and nothing else')
+            raise ServerConfigError('an entry of model_config_list must be {"config": {...}} and nothing else')
         graphs.append(_in_version_folder(_checked_entry(model["config"], _MODEL_KEYS), folder))
     return graphs
 
@@ -145,7 +145,7 @@ def _graph(entry: dict[str, Any], folder: Path) -> GraphEntry:
 
 
 def _in_version_folder(entry: dict[str, Any], folder: Path) -> GraphEntry:
-    """A graph whose files may lie in the folder of a model's version, as all others of a model repository do."""
+    """Return a graph whose files may be in a version folder, where model repositories usually have them."""
     graph = _graph(entry, folder)
     version = graph.base_path / _VERSION_FOLDER
     if graph.graph_path.is_file() or not (version / _DEFAULT_GRAPH).is_file():

@@ -1,4 +1,4 @@
-"""A running server for tests of Python nodes:
+"""Runs a server for tests of Python nodes:
 
 with serve("my_servable") as server:
     client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
@@ -21,7 +21,7 @@ _claims: list[socket.socket] = []
 
 
 class ServerDied(RuntimeError):
-    """The server ended, or said nothing of being ready in time; the text holds its log."""
+    """The server ended or was not ready in time; the message contains its log."""
 
 
 class RunningServer:
@@ -38,25 +38,25 @@ class RunningServer:
 
     @property
     def grpc_url(self) -> str:
-        """`host:port`, as tritonclient's gRPC client wants it."""
+        """`host:port`, as expected by tritonclient's gRPC client."""
         return f"127.0.0.1:{self.grpc_port}"
 
     @property
     def rest_url(self) -> str:
-        """`http://host:port`; tritonclient's HTTP client wants it without the scheme."""
+        """`http://host:port`; tritonclient's HTTP client expects it without the scheme."""
         return f"http://127.0.0.1:{self.rest_port}"
 
     @property
     def log(self) -> str:
-        """What the server and its nodes have printed so far."""
+        """The output of the server and its nodes so far."""
         with self._news:
             return "".join(self._lines)
 
     def wait_for_log(self, text: str, timeout: float = 60) -> None:
-        """Return as soon as the log has this text.
+        """Wait until the log contains this text.
 
         Raises:
-            ServerDied: the server ended without it, or the timeout, in seconds, is over.
+            ServerDied: the server ended without it, or the timeout in seconds has expired.
         """
         deadline = time.monotonic() + timeout
         with self._news:
@@ -68,7 +68,7 @@ class RunningServer:
                 self._news.wait(left)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
-        """Send the signal and wait for the end; the exit code."""
+        """Send the signal, wait for the server to end, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -91,16 +91,16 @@ def serve(
     args: Sequence[str] = (),
     ready_timeout: float = 120,
 ) -> Iterator[RunningServer]:
-    """Run the server on free ports of localhost for the time of the `with` block.
+    """Run the server on free ports of localhost for the duration of the `with` block.
 
     Args:
-        servable: folder with a config.json, or the path of such a file.
-        env: what to set in the server's environment, besides this process's own; None takes a variable out.
-        args: further arguments of the command line.
-        ready_timeout: seconds that loading may take.
+        servable: a folder with a config.json, or the path of such a file.
+        env: variables to set in the server's environment, on top of this process's own; None unsets one.
+        args: further command line arguments.
+        ready_timeout: maximum time to load, in seconds.
 
     Raises:
-        ServerDied: the server did not get ready. (It does when a graph fails to load: look at the log.)
+        ServerDied: the server did not become ready. (It does so even if a graph fails to load: check the log.)
     """
     path = Path(servable)
     (grpc_port, grpc_claim), (rest_port, rest_claim) = _claim_port(), _claim_port()
@@ -134,6 +134,7 @@ def serve(
 
 
 def free_port() -> int:
+<<<<<<< HEAD
     """A TCP port of localhost that nothing listens on, and that nobody else gets from here while this process runs.
 
     The system gives it to no outgoing connection either, since it is below those.
@@ -145,6 +146,9 @@ def free_port() -> int:
 
 def _claim_port() -> tuple[int, socket.socket]:
     """A port, and what claims it for as long as it is open: a UDP socket of that number, of which there can be one."""
+=======
+    """Return a free TCP port of localhost, below the range that the system uses for outgoing connections."""
+>>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
     while True:
         port = random.randrange(20_000, 32_000)
         claim = socket.socket(type=socket.SOCK_DGRAM)

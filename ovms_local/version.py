@@ -1,4 +1,4 @@
-"""What the server calls itself."""
+"""The server's name and version."""
 
 from importlib import metadata
 
@@ -6,7 +6,7 @@ SERVER_NAME = "OpenVINO Model Server"
 
 
 def server_version() -> str:
-    """Release of the OpenVINO packages that the servables run with, as the real server's release is that of its own."""
+    """Return the release of the installed OpenVINO package, just as the real server's is that of its OpenVINO."""
     try:
         return metadata.version("openvino")
     except metadata.PackageNotFoundError:
@@ -14,7 +14,7 @@ def server_version() -> str:
 
 
 def describe() -> str:
-    """The lines of `--version`, as the real server prints them."""
+    """Return the output of `--version`, in the real server's format."""
     lines = [f"{SERVER_NAME} {server_version()}"]
     for module, title in (("openvino", "OpenVINO backend"), ("openvino_genai", "OpenVINO GenAI backend")):
         try:

@@ -168,8 +168,8 @@ def test_graphs_that_are_refused(parse, change, text):
     ("old", "new", "text"),
     [
         ('  input_stream: "LOOPBACK:loop"\n', "", "LOOPBACK"),
-        ('  output_stream: "LOOPBACK:loop"\n', "", "must be an input and an output"),
-        ('output_stream: "LOOPBACK:loop"', 'output_stream: "LOOPBACK:other"', "with one name"),
+        ('  output_stream: "LOOPBACK:loop"\n', "", "must be both an input and an output"),
+        ('output_stream: "LOOPBACK:loop"', 'output_stream: "LOOPBACK:other"', "with the same name"),
         (BACK_EDGE, "", "back_edge: true"),
         ("back_edge: true", "back_edge: false", "back_edge: true"),
         ("'LOOPBACK:0'", "'LOOPBACK:1'", "'LOOPBACK:1', which is not an input"),

@@ -90,7 +90,7 @@ def test_a_body_whose_rest_does_not_come_is_an_error(connection):
     connection.sendall(post("x")[:-1])
     answer = read_to_the_end(connection)
     assert answer.startswith(b"HTTP/1.1 400")
-    assert b"the rest of the request did not come" in answer.lower()
+    assert b"the rest of the request did not arrive" in answer.lower()
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(server):
@@ -118,4 +118,4 @@ def test_a_stream_that_is_not_read_is_ended(stub, events):
     with pytest.raises(grpc.RpcError) as error:
         list(iter(stream.read, None))
     assert error.value.code() == grpc.StatusCode.ABORTED
-    assert "read nothing for" in error.value.details()
+    assert "not read anything for" in error.value.details()

@@ -125,7 +125,7 @@ def test_monitoring(tmp_path, metrics, monitoring):
         ({"model_config_list": [], "mediapipe_config_list": {}}, "mediapipe_config_list must be a list"),
         ({"model_config_list": [], "graphs": []}, "'graphs' is not a section"),
         ({"model_config_list": [1]}, "must be an object"),
-        ({"model_config_list": [{}]}, 'is {"config": {...}}'),
+        ({"model_config_list": [{}]}, 'must be {"config": {...}}'),
         ({"model_config_list": [], "mediapipe_config_list": [1]}, "must be an object"),
         ({"model_config_list": [], "mediapipe_config_list": [{}]}, "no name"),
         ({"model_config_list": [], "mediapipe_config_list": [{"name": ""}]}, "no name"),
