@@ -199,7 +199,7 @@ class Graphs:
         """Load a graph. An existing graph of this name is dropped first, so that memory need not hold both."""
         servable = self._servables.get(entry.name)
         if servable:
-            _log.info("reloading graph %s", entry.name)
+            _log.info("graph %s is being reloaded", entry.name)
             self._drop(servable, GraphState.RELOADING)
         else:
             servable = _Servable(entry)

@@ -134,10 +134,9 @@ def serve(
 
 
 def free_port() -> int:
-<<<<<<< HEAD
-    """A TCP port of localhost that nothing listens on, and that nobody else gets from here while this process runs.
+    """Return a free TCP port of localhost, which this function gives to no one else while this process runs.
 
-    The system gives it to no outgoing connection either, since it is below those.
+    It is below the range that the system uses for outgoing connections.
     """
     port, claim = _claim_port()
     _claims.append(claim)
@@ -145,10 +144,7 @@ def free_port() -> int:
 
 
 def _claim_port() -> tuple[int, socket.socket]:
-    """A port, and what claims it for as long as it is open: a UDP socket of that number, of which there can be one."""
-=======
-    """Return a free TCP port of localhost, below the range that the system uses for outgoing connections."""
->>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
+    """Return a port and its claim, which holds while it is open: a UDP socket on the same port number."""
     while True:
         port = random.randrange(20_000, 32_000)
         claim = socket.socket(type=socket.SOCK_DGRAM)

@@ -212,11 +212,7 @@ def test_a_poll_does_the_same(site, start):
     site.list("graph")
     server = start(poll=1)
     site.write("graph", "second")
-<<<<<<< HEAD
-    server.running.wait_for_log(log_lines.graph_is("reloaded", "graph"))
-=======
-    server.running.wait_for_log("reloading graph graph")
->>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
+    server.running.wait_for_log(log_lines.graph_is("being reloaded", "graph"))
     site.events.wait_for("initialize second")
     site.write("new", "new")
     site.list("new")
@@ -402,11 +398,7 @@ def test_a_config_that_cannot_be_read_changes_nothing_and_is_told_once(site, sta
         site.config.unlink()
     else:
         site.config.write_text(content)
-<<<<<<< HEAD
     server.running.wait_for_log(log_lines.GRAPHS_STAY)
-=======
-    server.running.wait_for_log("the graphs are left unchanged")
->>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
     for _ in range(2):
         got, answer = server.reload()
         assert (got, set(answer)) == (status, {"error"})
@@ -482,10 +474,6 @@ def test_two_graphs_of_one_name_are_a_warning(site, start):
     server = start(poll=1)
     assert server.infer("graph") == "first"
     site.write("graph", "third")
-<<<<<<< HEAD
-    server.running.wait_for_log(log_lines.graph_is("reloaded", "graph"))
-=======
-    server.running.wait_for_log("reloading graph")
->>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
+    server.running.wait_for_log(log_lines.graph_is("being reloaded", "graph"))
     [warning] = [line for line in server.running.log.splitlines() if "WARNING" in line]
     assert warning.endswith(f"{site.config} has several graphs named graph: only the first is loaded")

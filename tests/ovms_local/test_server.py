@@ -436,11 +436,7 @@ def test_after_the_timeout_the_running_request_is_cut_off(make_servable, gate):
             assert done.wait(30)
         assert errors[0] is not None
     assert "the node is finalized" in server.log
-<<<<<<< HEAD
     assert log_lines.A_NODE_IS_CUT_OFF in server.log
-=======
-    assert "a node is still running" in server.log
->>>>>>> f475570 (ovms_local: pages, docstrings, comments and messages in plainer English)
 
 
 def test_a_second_signal_ends_it_at_once(make_servable, gate):

@@ -1,14 +1,14 @@
-"""What tests look for in a server's log, as a user would search it: each line's words stand here once."""
+"""The log lines that tests search for, each defined once."""
 
 import re
 
 STOPPING = "stopping: running requests have "
 STOPPED = "server: stopped"
-A_NODE_IS_CUT_OFF = "a node is still running: it is cut off"
-GRAPHS_STAY = "the graphs stay as they are: "
+A_NODE_IS_CUT_OFF = "exiting although a node is still running"
+GRAPHS_STAY = "the graphs are left unchanged: "
 REQUEST_REFUSED = "request refused: "
 MODEL_IS_READY = " is ready (ENGINE="
-BUSY = "; busy; "  # how a request ended that found no place
+BUSY = "; busy; "  # the end of a request that got no place
 CANCELLED = "; cancelled; "
 # With LOG_LEVEL=DEBUG, once the prompts are known and before they wait for a place.
 ONE_PROMPT = " 1 prompts: ["
@@ -16,15 +16,15 @@ GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
 
 
 def graph_is(state: str, name: str) -> str:
-    """`state` is ready, reloaded, retired or not available."""
+    """`state` is ready, being reloaded, retired or not available."""
     return f"graph {name} is {state}"
 
 
 def listens(protocol: str, port: int) -> str:
-    """On localhost."""
+    """The line of a transport that listens on localhost."""
     return f"{protocol} listens on 127.0.0.1:{port}"
 
 
 def is_open(protocol: str) -> str:
-    """The warning of a server that other machines reach."""
+    """The warning of a server that other machines can reach."""
     return f"{protocol} is open to other machines"
