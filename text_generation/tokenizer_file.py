@@ -55,18 +55,19 @@ def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> No
     Raises ModelFolderError.
     """
     size = config_size(folder, "vocab_size")
-    used: dict[str, int] = {}
+    chat_token_ids: dict[str, int] = {}
     for chat in _CHATS:
         with contextlib.suppress(TemplateRefused):  # some do not accept a system message
             encoding = tokenizer.encode(template.render(chat))
-            used |= dict(zip(encoding.tokens, encoding.ids, strict=True))
+            chat_token_ids |= dict(zip(encoding.tokens, encoding.ids, strict=True))
     end = template.special_tokens.get("eos_token")
     if end is not None and (end_id := tokenizer.token_to_id(end)) is not None:
-        used[end] = end_id
+        chat_token_ids[end] = end_id
     # If the file leaves a gap before added tokens, the library ignores their ids and numbers them consecutively.
-    stated = {token["content"]: token["id"] for token in read_json(folder / "tokenizer.json").get("added_tokens", [])}
-    for token, token_id in used.items():
-        stated_id = stated.get(token, token_id)
+    added = read_json(folder / "tokenizer.json").get("added_tokens", [])
+    stated_ids = {token["content"]: token["id"] for token in added}
+    for token, token_id in chat_token_ids.items():
+        stated_id = stated_ids.get(token, token_id)
         if max(token_id, stated_id) >= size:
             raise ModelFolderError(
                 f"chats with the model in {folder} use the token {token!r} ({stated_id}), but the model has only "

@@ -27,13 +27,13 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
         return []
     try:
         if is_exported(source):
-            ready_made.take(source, folder, template)
+            ready_made.copy_all_but_weights(source, folder, template)
         else:
             read_config(source)
             from text_generation.prepare import architecture
 
             architecture.require_servable(source).save_pretrained(folder)
-            tokenizer.take(source, folder, template)
+            tokenizer.copy_tokenizer(source, folder, template)
         return tokenizer.check_chat(folder)
     except ModelFolderError as error:  # about `folder`, which the user has never seen
         raise CheckpointError(str(error).replace(str(folder), str(source))) from error

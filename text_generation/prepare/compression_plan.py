@@ -17,10 +17,10 @@ SIZE_SHARES = {"FP16": 0.51, "INT8": 0.27, "INT4": 0.25}
 
 @dataclass(frozen=True, slots=True)
 class CompressionPlan:
-    """The folders by precision, and those to be created; `found` is the status of the original when planned."""
+    """The folders by precision, and those to be created; `original_status` is from the time of planning."""
 
     original: Path
-    found: os.stat_result
+    original_status: os.stat_result
     info: model_folder.ModelInfo | None
     precision: str
     folders: dict[str, Path]
@@ -47,7 +47,7 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
         raise model_folder.ModelFolderError(
             f"{original} does not exist: run download_model.py --model {original.name} first"
         )
-    found = original.stat()
+    original_status = original.stat()
     info = model_folder.check(original)
     precision = model_folder.read_ir(original).precision
     makeable = MAKEABLE.get(precision, [])
@@ -62,7 +62,7 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
     for folder in folders.values():
         recover(folder)
     missing = [precision for precision, folder in folders.items() if replace or not folder.exists()]
-    plan = CompressionPlan(original, found, info, precision, folders, missing)
+    plan = CompressionPlan(original, original_status, info, precision, folders, missing)
     for folder in plan.kept:
         _require_kept(folder, plan)
     return plan

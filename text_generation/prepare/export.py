@@ -66,7 +66,7 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     model: PreTrainedModel
-    model, loaded = model_class.from_pretrained(
+    model, info = model_class.from_pretrained(
         None,
         config=config,
         state_dict=_load_fp32_weights(checkpoint),
@@ -75,28 +75,28 @@ def _load_model(checkpoint: Path) -> PreTrainedModel:
         ignore_mismatched_sizes=True,  # they are named below
         trust_remote_code=False,
     )
-    if loaded["mismatched_keys"]:
+    if mismatched := {name for name, *_ in info["mismatched_keys"]}:
         raise CheckpointError(
             f"{checkpoint} holds weights of other sizes than its config.json says: "
-            f"{_names({name for name, *_ in loaded['mismatched_keys']})}; use a checkpoint whose files belong together"
+            f"{_abbreviated(mismatched)}; use a checkpoint whose files belong together"
         )
-    if loaded["missing_keys"]:  # these would be random numbers
-        raise CheckpointError(f"{checkpoint} lacks the weights {_names(loaded['missing_keys'])}: download it again")
-    homeless = {name for name in loaded["unexpected_keys"] if not _COMPUTED.search(name)}
-    if homeless:
-        adapter = any("lora_" in name for name in homeless)
+    if info["missing_keys"]:  # these would be random numbers
+        raise CheckpointError(f"{checkpoint} lacks the weights {_abbreviated(info['missing_keys'])}: download it again")
+    unexpected = {name for name in info["unexpected_keys"] if not _COMPUTED.search(name)}
+    if unexpected:
+        adapter = any("lora_" in name for name in unexpected)
         raise CheckpointError(
             f"{checkpoint} holds weights that its architecture, as described by its config.json, has no place for: "
-            f"{_names(homeless)}; "
+            f"{_abbreviated(unexpected)}; "
             + ("merge the adapter into the model first" if adapter else "use a checkpoint whose config.json fits it")
         )
     return model
 
 
-def _names(weights: set[str]) -> str:
+def _abbreviated(weights: set[str]) -> str:
     """List the first few names and how many more there are."""
-    shown = sorted(weights)[:3]
-    return ", ".join(shown) + (f" and {len(weights) - len(shown)} more" if len(weights) > len(shown) else "")
+    first, more = sorted(weights)[:3], len(weights) - 3
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:

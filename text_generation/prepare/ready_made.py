@@ -19,7 +19,7 @@ TOKENIZER_MODELS = tuple(f"openvino_{kind}.{part}" for kind in ("tokenizer", "de
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def take(source: Path, folder: Path, fallback_template: str | None) -> None:
+def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | None) -> None:
     """Copy everything but the weights from `source` to the model folder.
 
     Files that an exporter may have omitted (generation_config.json with the end tokens, and the tokenizer as an
@@ -28,7 +28,7 @@ def take(source: Path, folder: Path, fallback_template: str | None) -> None:
     """
     model_folder.read_ir(source)
     config = read_json(source / "config.json")
-    tokenizer.take(source, folder, fallback_template)
+    tokenizer.copy_tokenizer(source, folder, fallback_template)
     for name in (MODEL, "config.json", "generation_config.json", *TOKENIZER_MODELS):
         if (source / name).exists():
             shutil.copyfile(source / name, folder / name)
@@ -40,7 +40,7 @@ def take(source: Path, folder: Path, fallback_template: str | None) -> None:
 
 
 def copy_weights(source: Path, folder: Path) -> None:
-    """Copy the weights, after `take`.
+    """Copy the weights, after `copy_all_but_weights`.
 
     Raises CheckpointError if they are missing, and MachineError if there is too little disk space.
     """

@@ -63,8 +63,8 @@ def recover(folder: Path) -> None:
 
 
 @contextmanager
-def fail_if_replaced(folder: Path, found: os.stat_result) -> Iterator[None]:
-    """Run a block that reads a folder; `found` is the folder's status from before the block.
+def fail_if_replaced(folder: Path, status_before: os.stat_result) -> Iterator[None]:
+    """Run a block that reads a folder; `status_before` is the folder's status before the block.
 
     Raises ModelFolderError if the folder has been replaced by the end of the block. It takes precedence over an error
     of the block, which is then a consequence.
@@ -72,7 +72,7 @@ def fail_if_replaced(folder: Path, found: os.stat_result) -> Iterator[None]:
     try:
         yield
     finally:
-        if not (folder.exists() and os.path.samestat(folder.stat(), found)):
+        if not (folder.exists() and os.path.samestat(folder.stat(), status_before)):
             raise ModelFolderError(f"{folder} was replaced while it was in use: run this again")
 
 

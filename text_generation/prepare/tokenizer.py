@@ -10,7 +10,7 @@ from text_generation.model_folder import ModelFolderError
 from text_generation.prepare.checkpoint import TOKENIZER_FILES, CheckpointError, read_json
 
 
-def take(checkpoint: Path, folder: Path, fallback_template: str | None) -> None:
+def copy_tokenizer(checkpoint: Path, folder: Path, fallback_template: str | None) -> None:
     """Copy the tokenizer's files from a checkpoint folder to the model folder, byte for byte.
 
     `fallback_template` is used if the checkpoint has no chat template. Raises CheckpointError if there is no

@@ -54,7 +54,7 @@ class Admission:
         return len(self._waiting)
 
     @property
-    def taken(self) -> float:
+    def reserved_share(self) -> float:
         """Share of `max_tokens` reserved for the running requests."""
         return self._tokens / self._max_tokens
 

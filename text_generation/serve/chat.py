@@ -40,30 +40,30 @@ class Chat:
         """Load the model; raises ModelFolderError, or an error of the engine."""
         self._settings = settings
         self.default_sampling = settings.default_sampling()
-        with ExitStack() as opened:
+        with ExitStack() as resources:
             self._metrics = _open_metrics(settings)
             if self._metrics is not None:
-                opened.callback(self._metrics.close)
+                resources.callback(self._metrics.close)
             self._engine = engine_class(settings.engine)(settings)
-            opened.callback(self._engine.close)
+            resources.callback(self._engine.close)
             self._encoder = PromptEncoder.load(settings.model_path)
             self.tokenizer = self._encoder.tokenizer
             self._context_length = context_length(settings.model_path)
             added = self.tokenizer.get_added_tokens_decoder().items()
             self._special_token_ids = frozenset(token_id for token_id, token in added if token.special)
-            stops = stop_token_ids(
+            model_stop_token_ids = stop_token_ids(
                 settings.model_path, self.tokenizer, self._encoder.template.special_tokens.get("eos_token")
             )
-            self._stop_token_ids = frozenset() if settings.ignore_eos else stops
+            self._stop_token_ids = frozenset() if settings.ignore_eos else model_stop_token_ids
             longest_token = max(len(token.encode()) for token in self.tokenizer.get_vocab())
             # A request with more bytes than this has too many tokens, whatever the text.
             self._max_bytes = settings.max_prompt_tokens_per_request * longest_token
-            self._one_long_request = threading.Lock()
+            self._long_texts_lock = threading.Lock()
             self._engine.wait_ready()
-            self._admission = self._limit()
+            self._admission = self._create_admission()
             if self._metrics is not None:
                 self._metrics.watch(self._admission, self._cache_usage)
-            self._opened = opened.pop_all()
+            self._resources = resources.pop_all()
 
     def observe(self) -> Observation:
         """Return a context for handling one request, to be entered on its arrival; see Observation."""
@@ -142,7 +142,7 @@ class Chat:
 
     def close(self) -> None:
         """Stop all running requests and release the model."""
-        self._opened.close()
+        self._resources.close()
 
     def _with_system_prompt(self, conversation: list[Message]) -> list[Message]:
         if self._settings.system_prompt is None or conversation[0]["role"] == "system":
@@ -152,7 +152,7 @@ class Chat:
     def _encode(self, conversations: list[list[Message]], variables: dict[str, Any]) -> list[list[int]]:
         texts = [message["content"] for conversation in conversations for message in conversation]
         long = sum(map(len, texts)) + len(json.dumps(variables)) > _LONG_TEXT
-        with self._one_long_request if long else nullcontext():
+        with self._long_texts_lock if long else nullcontext():
             return [self._encoder.encode(conversation, variables) for conversation in conversations]
 
     def _check_batch(self, prompts: list[list[int]]) -> None:
@@ -177,7 +177,7 @@ class Chat:
         if length > limit:
             raise TooLongError(_too_long(f"{length} tokens", f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}"))
 
-    def _limit(self) -> Admission:
+    def _create_admission(self) -> Admission:
         token_bytes = self._engine.cache_bytes_per_token
         return Admission(
             self._settings.max_concurrent_requests,
@@ -188,7 +188,7 @@ class Chat:
 
     def _cache_usage(self) -> float:
         usage = self._engine.cache_usage
-        return self._admission.taken if usage is None else usage
+        return self._admission.reserved_share if usage is None else usage
 
     def _admit_and_generate(self, work: Work, observation: Observation) -> Generator[Step]:
         tokens = max(map(len, work.prompts)) * len(work.prompts) + sum(work.budgets)

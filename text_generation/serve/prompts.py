@@ -23,14 +23,14 @@ class PromptEncoder:
         self.template = template
         self.tokenizer = tokenizer
         # These copies treat special tokens as plain text. Setting the flag on `tokenizer` would affect other threads.
-        self._literal_tokenizer = _literal(tokenizer)
-        self._literal_tokenizer_behind = _behind_other_text(self._literal_tokenizer)
+        self._literal_tokenizer = _literal_copy(tokenizer)
+        self._literal_tokenizer_after_token = _without_leading_space(self._literal_tokenizer)
         added = tokenizer.get_added_tokens_decoder().items()
         special = sorted((token for _, token in added if token.special), key=lambda t: len(t.content), reverse=True)
         self._special_tokens = {token.content: token_id for token_id, token in added if token.special}
         self._special_pattern = re.compile("|".join(re.escape(token.content) for token in special) or "(?!)")
         # Some tokens absorb the white space next to them.
-        self._own_pattern = re.compile(
+        self._template_token_pattern = re.compile(
             "|".join(
                 (r"\s*" if token.lstrip else "") + f"({re.escape(token.content)})" + (r"\s*" if token.rstrip else "")
                 for token in special
@@ -66,58 +66,64 @@ class PromptEncoder:
         token_ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         return not set(token_ids).isdisjoint(self._special_tokens.values())
 
-    def _encode_literally(self, messages: Sequence[Message], variables: Mapping[str, Any], typed: str) -> list[int]:
-        """Encode the prompt with placeholders for typed special tokens, so that only the template's own are recognized.
+    def _encode_literally(self, messages: Sequence[Message], variables: Mapping[str, Any], user_text: str) -> list[int]:
+        """Encode the prompt with placeholders for users' special tokens, so that only the template's are recognized.
 
-        `typed` is all text that does not come from the template.
+        `user_text` is all text that does not come from the template.
         """
-        used = set(typed)
-        stand_ins = (character for character in map(chr, _PRIVATE_USE) if character not in used)
-        hidden = dict(zip(sorted(set(self._special_pattern.findall(typed))), stand_ins, strict=False))
-        restore = str.maketrans({character: token for token, character in hidden.items()})
+        user_tokens = sorted(set(self._special_pattern.findall(user_text)))
+        user_characters = set(user_text)
+        free_characters = (character for character in map(chr, _PRIVATE_USE) if character not in user_characters)
+        placeholders = dict(zip(user_tokens, free_characters, strict=False))
+        tokens_by_placeholder = str.maketrans({placeholder: token for token, placeholder in placeholders.items()})
 
-        def hide(text: str) -> str:
-            return self._special_pattern.sub(lambda match: hidden[match[0]], text)
+        def with_placeholders(text: str) -> str:
+            return self._special_pattern.sub(lambda match: placeholders[match[0]], text)
 
-        prompt = self.template.render(_mapped(list(messages), hide), **_mapped(variables, hide))
+        prompt = self.template.render(
+            _map_strings(list(messages), with_placeholders), **_map_strings(variables, with_placeholders)
+        )
         token_ids = []
         tokenizer = self._literal_tokenizer
-        for text, special_token_ids in self._stretches(prompt):
-            token_ids += tokenizer.encode(text.translate(restore), add_special_tokens=False).ids + special_token_ids
-            tokenizer = self._literal_tokenizer_behind
+        for text, special_token_ids in self._split_after_special_tokens(prompt):
+            token_ids += (
+                tokenizer.encode(text.translate(tokens_by_placeholder), add_special_tokens=False).ids
+                + special_token_ids
+            )
+            tokenizer = self._literal_tokenizer_after_token
         return token_ids
 
-    def _stretches(self, prompt: str) -> Iterator[tuple[str, list[int]]]:
+    def _split_after_special_tokens(self, prompt: str) -> Iterator[tuple[str, list[int]]]:
         """Split the prompt after each special token: yield the text before the token, and the token's id."""
         start = 0
-        for match in self._own_pattern.finditer(prompt):
+        for match in self._template_token_pattern.finditer(prompt):
             yield prompt[start : match.start()], [self._special_tokens[match[match.lastindex or 0]]]
             start = match.end()
         yield prompt[start:], []
 
 
-def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     """Apply `change` to each string in a JSON value, except member names."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: _mapped(member, change) for name, member in value.items()}
+        return {name: _map_strings(member, change) for name, member in value.items()}
     if isinstance(value, list):
-        return [_mapped(member, change) for member in value]
+        return [_map_strings(member, change) for member in value]
     return value
 
 
-def _literal(tokenizer: Tokenizer) -> Tokenizer:
+def _literal_copy(tokenizer: Tokenizer) -> Tokenizer:
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.encode_special_tokens = True
     return copy
 
 
-def _behind_other_text(tokenizer: Tokenizer) -> Tokenizer:
+def _without_leading_space(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer for text after a special token: without the space that some add before the first word."""
     spaces = tokenizer.pre_tokenizer
     if not (isinstance(spaces, Metaspace) and spaces.prepend_scheme == "first"):
         return tokenizer
-    copy = _literal(tokenizer)
+    copy = _literal_copy(tokenizer)
     copy.pre_tokenizer = Metaspace(spaces.replacement, prepend_scheme="never", split=spaces.split)
     return copy

@@ -58,7 +58,7 @@ class ChatRequest(SamplingParams):
     def parse(cls, text: str) -> "ChatRequest":
         """Parse a request from JSON text; RequestError with one line that says what is wrong."""
         try:
-            content = json.loads(text, object_pairs_hook=_members, parse_constant=_refuse_constant)
+            content = json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
         except RecursionError:
             raise RequestError("request is nested too deeply") from None
         except ValueError as error:
@@ -110,12 +110,12 @@ def _plain(schema: Any) -> Any:
     }
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"duplicate key {twice!r}")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"duplicate key {duplicate!r}")
     return members
 
 

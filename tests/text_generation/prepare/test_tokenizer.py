@@ -32,7 +32,7 @@ def write(folder: Path, made: Tokenizer, vocabulary: int = VOCABULARY, **config)
 
 def taken(checkpoint: Path, folder: Path, fallback: str | None = None) -> Path:
     folder.mkdir()
-    tokenizer.take(checkpoint, folder, fallback)
+    tokenizer.copy_tokenizer(checkpoint, folder, fallback)
     shutil.copy(checkpoint / "config.json", folder)
     return folder
 

@@ -67,7 +67,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
 
         with (
             staged(folder, replace=arguments.force) as new,
-            fail_if_replaced(original, plan.found),
+            fail_if_replaced(original, plan.original_status),
         ):
             recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
             compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)

@@ -180,7 +180,7 @@ def keep_last_logits(model: ov.Model) -> None:
         projection = projection.input_value(0).get_node()
     if projection.get_type_name() != "MatMul" or projection.input_value(0).get_partial_shape().rank != ov.Dimension(3):
         return
-    hidden = projection.input_value(0)
-    last = ops.slice(hidden, [-1], [np.iinfo(np.int64).max], [1], [1])
+    hidden_states = projection.input_value(0)
+    last = ops.slice(hidden_states, [-1], [np.iinfo(np.int64).max], [1], [1])
     projection.input(0).replace_source_output(last.output(0))
     model.validate_nodes_and_infer_types()
