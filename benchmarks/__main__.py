@@ -1,4 +1,4 @@
-"""Measure servers, engines and a peer side by side; print a table, write it with a JSON file and a picture."""
+"""Compare servers, engines and a peer; print a table, and write it with a JSON file and a plot."""
 
 import argparse
 import os
@@ -25,7 +25,7 @@ from text_generation.serve.prompts import PromptEncoder
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
 QUICK_CLIENTS = (1, 8, 32)
-ALONE = 4  # requests one after another where there is one client, so that a run is long enough to be measured
+ALONE = 4  # requests in sequence with one client, so that a run is long enough to measure
 LONG_PROMPT = "word " * 1950  # with the chat template, about 2,000 tokens
 
 SERVER = "server, {}"
@@ -34,7 +34,7 @@ PIPELINE = "genai pipeline alone"
 GENERATE = "generate(), a thread per request"
 LLAMA_SERVER = "llama-server"
 
-# By subject and number of clients, the runs of all repeats in order.
+# The runs of all repeats in order, by subject and number of clients.
 Runs = Mapping[tuple[str, int], list[Run]]
 
 
@@ -53,14 +53,14 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with clients(max(counts)) as client_processes:
         for model in wanted:
-            # Requests take turns on Optimum's engine: its throughput is flat, and runs with many clients are long.
+            # Requests take turns on Optimum's engine, so more clients make runs longer without more throughput.
             served_counts = {"genai": counts, "optimum": [count for count in counts if count <= 8]}
             measure_model(model, served_counts, repeats, client_processes, reader, peer, results)
             if model is wanted[0]:
                 measure_side_questions(model, repeats, client_processes, results)
                 results.goals += prefixes.measure(model, repeats, client_processes)
             results.seconds = time.monotonic() - started
-            # After each model, so that a run that is stopped leaves what it has measured.
+            # Save after each model, so that an interrupted run leaves what it has measured.
             results.save(arguments.output / f"{name}.json")
             (arguments.output / f"{name}.md").write_text(table.render(results))
     plot.draw(results, arguments.output / f"{name}.png")
@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one model, fewer clients, two repeats")
     parser.add_argument("--repeats", type=int, help="repeats of each measurement (default: 5, with --quick 2)")
-    parser.add_argument("--peer", choices=["llama.cpp"], help="measure this too; it is built where it is not there yet")
+    parser.add_argument("--peer", choices=["llama.cpp"], help="also measure this; built if necessary")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     return parser.parse_args()
 
@@ -86,9 +86,9 @@ def measure_model(
     peer: Path | None,
     results: Results,
 ) -> None:
-    """All subjects and numbers of clients, interleaved: the outermost loop is over the repeats.
+    """Measure all subjects and numbers of clients, interleaved: the outermost loop is over the repeats.
 
-    `served_counts` are the numbers of clients to measure the server with, by engine.
+    `served_counts` are the numbers of clients for the server, by engine.
     """
     encoder = PromptEncoder.load(model.folder)
     alone_and_many = (1, 8)
@@ -122,7 +122,7 @@ def measure_model(
         for repeat in tqdm(range(repeats), f"{model.title}: repeats", disable=None):
             bandwidths.append(reader.bytes_per_s())
             for count in served_counts["genai"]:
-                # Each repeat begins with another subject, so that none always follows the same one.
+                # Each repeat starts with a different subject, so that none always follows the same one.
                 names = [name for name, (_, subject_counts) in subjects.items() if count in subject_counts]
                 first = repeat % len(names)
                 for name in names[first:] + names[:first]:
@@ -138,7 +138,7 @@ def measure_model(
 
 
 def goals(model: BenchmarkModel, runs: Runs) -> list[Goal]:
-    """What was to be reached, as ratios of runs of the same repeat."""
+    """Return the goals, as ratios or differences between runs of the same repeat."""
     small = model.folder.name.startswith(models.SMOLLM2)
 
     def ratio(name: str, target: float, above: tuple[str, int], below: tuple[str, int]) -> Goal:
@@ -178,7 +178,7 @@ def goals(model: BenchmarkModel, runs: Runs) -> list[Goal]:
 def measure_side_questions(
     model: BenchmarkModel, repeats: int, client_processes: Sequence[Child], results: Results
 ) -> None:
-    """The first token of a long prompt, and several prompts in one unary call instead of one after another."""
+    """Measure the first token of a long prompt, and several prompts in one unary call versus one call each."""
     encoder = PromptEncoder.load(model.folder)
     module = (sys.executable, "-m", "benchmarks.in_process")
     one_token = Workload(1, 1, 1)
@@ -212,11 +212,11 @@ def measure_side_questions(
 
 
 def paired(repeats: int, slow: Callable[[], float], fast: Callable[[], float]) -> Spread:
-    """How many times longer `slow` takes than `fast`, measured in turn after one turn of warm-up."""
+    """Measure in turn, after one warm-up, how many times as long `slow` takes as `fast`."""
     return Spread.of([slow() / fast() for _ in range(repeats + 1)][1:])
 
 
 if __name__ == "__main__":
-    # Libraries in all child processes: no progress bars and no warnings between the lines of the table.
+    # No progress bars and warnings from libraries, in all child processes.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     main()

@@ -1,4 +1,4 @@
-"""A process that is asked in lines of JSON."""
+"""A child process that takes requests and gives answers as lines of JSON."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Child:
-    """A child process that answers each line of JSON on its input with one on its output; its errors are ours."""
+    """A child process that answers each line of JSON on its input with one on its output, and shares standard error."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None):
         self._command = command
@@ -22,12 +22,12 @@ class Child:
         self.pid = self._process.pid
 
     def send(self, message: dict[str, Any]) -> None:
-        """Ask, without waiting for the answer."""
+        """Send a request, without waiting for the answer."""
         self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
 
     def receive(self) -> dict[str, Any]:
-        """The next answer; RuntimeError where the process has ended instead."""
+        """Return the next answer; RuntimeError if the process has ended."""
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"{' '.join(self._command)} ended with exit code {self._process.wait()}")
@@ -45,18 +45,18 @@ class Child:
 
 
 def reset_peak_memory(pid: int) -> None:
-    """Start the peak memory of a process and of its children afresh (Linux: proc(5), clear_refs)."""
+    """Reset the peak memory of a process and its children (Linux: proc(5), clear_refs)."""
     for process in family(pid):
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes resident since the start or the last reset: the process's own peak and its children's."""
+    """Return the peak resident bytes since the start or the last reset: the process's own peak plus its children's."""
     return 1024 * sum(_peak_kb(process.pid) for process in family(pid))
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and its children: a server and the process in which GenAI's engine generates, say."""
+    """Return a process and its children, such as a server and the process in which GenAI's engine generates."""
     process = psutil.Process(pid)
     return [process, *process.children(recursive=True)]
 

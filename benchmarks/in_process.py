@@ -1,6 +1,6 @@
-"""One way to generate, measured in a process of its own with no server around it.
+"""Measures one way to generate in a separate process, without a server.
 
-`python -m benchmarks.in_process SUBJECT MODEL_FOLDER` loads the model, says {"ready": true}, then answers each line
+`python -m benchmarks.in_process SUBJECT MODEL_FOLDER` loads the model, prints {"ready": true}, then answers each line
 {"prompts": [[token ids, ...] per client], "new_tokens": N} on its input with one line {"answers": [Answer, ...]}.
 """
 
@@ -22,10 +22,10 @@ from text_generation.serve.settings import DEFAULT_OV_CONFIG, Settings
 
 
 class ThreadPerClient(ABC):
-    """A subject that answers one prompt in the thread that asks."""
+    """A subject that answers a prompt in the calling thread."""
 
     def run(self, prompts: list[list[list[int]]], new_tokens: int) -> list[Answer]:
-        """A thread per client, each asking its prompts one after another."""
+        """Run one thread per client, each of which asks its prompts in sequence."""
         answers: list[Answer] = []
 
         def client(own: list[list[int]]) -> None:
@@ -44,7 +44,7 @@ class ThreadPerClient(ABC):
 
 
 class EngineSubject(ThreadPerClient):
-    """An engine of ours, as a servable calls it: text pieces, read by a thread per request."""
+    """One of our engines, called as in a servable: one thread per request reads text pieces."""
 
     def __init__(self, settings: Settings):
         from text_generation.serve import loading
@@ -62,7 +62,7 @@ class EngineSubject(ThreadPerClient):
 
 
 class GenerateSubject(ThreadPerClient):
-    """The demo's way: OVModelForCausalLM.generate with the demo's sampling, an infer request for each thread."""
+    """The original demo's method: OVModelForCausalLM.generate with its sampling and one infer request per thread."""
 
     def __init__(self, settings: Settings):
         from optimum.intel import OVModelForCausalLM
@@ -87,7 +87,7 @@ class GenerateSubject(ThreadPerClient):
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             repetition_penalty=sampling.repetition_penalty,
-            # An id that is never drawn: the check for the end costs what it costs in use, and finds nothing.
+            # An id that is never generated, so that the check for the end runs as usual but finds nothing.
             eos_token_id=model.config.vocab_size,
             pad_token_id=0,
         )
@@ -96,7 +96,7 @@ class GenerateSubject(ThreadPerClient):
 
 
 class _Arrivals:
-    """A streamer for generate() that notes when tokens come. The first call hands over the prompt."""
+    """A streamer for generate() that records when tokens arrive. The first call passes the prompt."""
 
     def __init__(self, answer: Answer):
         self._answer = answer
@@ -112,7 +112,7 @@ class _Arrivals:
 
 
 class PipelineSubject:
-    """GenAI's continuous batching pipeline alone: stepped in this thread until all requests have ended, no text."""
+    """GenAI's continuous batching pipeline alone, stepped in this thread until all requests end, without text."""
 
     def __init__(self, settings: Settings):
         import openvino_genai as ov_genai
@@ -125,7 +125,7 @@ class PipelineSubject:
         self._next_id = 0
 
     def run(self, prompts: list[list[list[int]]], new_tokens: int) -> list[Answer]:
-        """The first prompts of all clients at once, then the second ones, and so on."""
+        """Run the first prompts of all clients at once, then the second ones, and so on."""
         answers = []
         for turn in zip(*prompts, strict=True):
             answers += self._run_at_once(turn, new_tokens)
@@ -163,7 +163,7 @@ class PipelineSubject:
 
 def main() -> None:
     name, folder = sys.argv[1:]
-    # Only answers may go to the pipe; what libraries print goes where errors go.
+    # Only answers may go to the pipe; redirect the output of libraries to standard error.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     settings = Settings(

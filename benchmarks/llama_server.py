@@ -1,4 +1,4 @@
-"""llama.cpp's own server as a peer: built on this machine from the source that llama-cpp-python carries."""
+"""llama.cpp's own server as a peer, built on this machine from the source in the package llama-cpp-python."""
 
 import http.client
 import os
@@ -23,7 +23,7 @@ PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SLOTS = 32
 SLOT_TOKENS = 2048
 _LOADING_S = 60
-# As our subjects sample, whose penalty is for all tokens there are; its own defaults are others.
+# The same sampling as our subjects, whose penalty covers all tokens; llama-server's defaults differ.
 SAMPLING = {
     "temperature": 1.0,
     "top_k": 50,
@@ -35,7 +35,7 @@ SAMPLING = {
 
 
 def binary(cache: Path) -> Path:
-    """llama-server, compiled here (cmake, a C++ compiler) if it is not there yet."""
+    """Return the path of llama-server, compiling it (with cmake and a C++ compiler) if it does not exist."""
     built = cache / f"llama-server-{VERSION}"
     if not built.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def _run(*command: str) -> None:
 
 
 class LlamaServer:
-    """A running llama-server, asked over HTTP by the client processes that ask our servers too."""
+    """A running llama-server, called over HTTP by the same client processes as our servers."""
 
     def __init__(self, url: str, pid: int, clients: Sequence[Child], encoder: PromptEncoder):
         self.url = url
@@ -72,7 +72,7 @@ class LlamaServer:
             client.receive()
 
     def measure(self, workload: Workload) -> Run:
-        """The workload's questions, as token ids of the same prompts."""
+        """Run the workload's questions, as token ids of the same prompts."""
         reset_peak_memory(self._pid)
         asked = list(zip(self._clients, workload.questions(), strict=False))
         for client, questions in asked:
@@ -88,7 +88,7 @@ class LlamaServer:
 
 
 def body(prompt: list[int], new_tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
-    """A request. Nothing is kept of the requests before, as our servers are measured."""
+    """Return a request. Prompts are not cached, as when our servers are measured."""
     end = {"n_predict": new_tokens, "ignore_eos": ignore_eos}
     return {"prompt": prompt, "stream": True, "cache_prompt": False} | SAMPLING | end
 
@@ -97,7 +97,7 @@ def body(prompt: list[int], new_tokens: int, *, ignore_eos: bool) -> dict[str, A
 def served(
     program: Path, model: Path, client_processes: Sequence[Child], encoder: PromptEncoder
 ) -> Iterator[LlamaServer]:
-    """The server with a GGUF file; a slot for each request that is answered at a time, and no cache of prompts."""
+    """Run the server with a GGUF file, with one slot per simultaneous request and no prompt cache."""
     port = free_port()
     slots = ["--parallel", str(SLOTS), "--ctx-size", str(SLOTS * SLOT_TOKENS), "--cache-ram", "0"]
     command = [str(program), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *slots]
@@ -121,7 +121,7 @@ def _wait_until_healthy(port: int, process: subprocess.Popen) -> None:
             if connection.getresponse().status == http.HTTPStatus.OK:
                 return
         except OSError:
-            pass  # it does not listen yet
+            pass  # not listening yet
         finally:
             connection.close()
         time.sleep(0.1)

@@ -1,7 +1,7 @@
-"""A long prompt beside running answers: how many tokens a step of GenAI's pipeline should take.
+"""A long prompt beside running answers: how many tokens a step of GenAI's pipeline should process.
 
-For each number of tokens: the time to the first token of the long prompt, alone and beside seven running answers, and
-the longest pause that it makes in those.
+For each number of tokens, measures the time to the first token of the long prompt, alone and beside seven running
+answers, and the longest pause that it causes in those.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from text_generation.serve.settings import DEFAULT_OV_CONFIG
 
 OTHERS = 7
 SHORT_PROMPT = 40
-STEPS_AHEAD = 20  # of the others, so that all of them generate when the long prompt comes
+STEPS_AHEAD = 20  # of the others, so that all of them are generating when the long prompt arrives
 
 
 class Pipeline:
-    """A pipeline that takes so many tokens a step, given random prompts of a vocabulary's middle."""
+    """A pipeline with this number of tokens per step, used with random prompts from the middle of the vocabulary."""
 
     def __init__(self, folder: Path, batched_tokens: int):
         scheduler = ov_genai.SchedulerConfig()
@@ -33,7 +33,7 @@ class Pipeline:
         self._random = np.random.default_rng(0)
 
     def measure(self, length: int, others: int) -> tuple[float, float]:
-        """Seconds to the first token of a prompt of `length` tokens, and the longest pause of so many others."""
+        """Return the seconds to the first token of a prompt of `length` tokens, and the longest pause of the others."""
         running = [self._add(SHORT_PROMPT) for _ in range(others)]
         for _ in range(STEPS_AHEAD if others else 0):
             self._step(running)
@@ -63,7 +63,7 @@ class Pipeline:
 
 
 def main() -> None:
-    """Measure, interleaved, and print medians in seconds."""
+    """Measure, interleaved, and print the medians in seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="the model folder")
     parser.add_argument("--length", type=int, default=1900, help="tokens of the long prompt (%(default)s)")

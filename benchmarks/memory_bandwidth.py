@@ -1,4 +1,4 @@
-"""How fast this machine reads memory, which is the limit of generating one token after another."""
+"""Measures this machine's memory bandwidth, which limits the generation of one token after another."""
 
 import time
 
@@ -9,13 +9,13 @@ ARRAY_BYTES = 1 << 29  # far more than any cache
 
 
 class Reader:
-    """Reads an array from memory with all cores; making one takes ARRAY_BYTES."""
+    """Reads an array of ARRAY_BYTES from memory with all cores."""
 
     def __init__(self):
         self._array = torch.ones(ARRAY_BYTES // 4)
 
     def bytes_per_s(self) -> float:
-        """The best of three passes over the array, as STREAM counts it (https://www.cs.virginia.edu/stream/)."""
+        """Return the best of three passes over the array, as in STREAM (https://www.cs.virginia.edu/stream/)."""
         return max(self._pass() for _ in range(3))
 
     def _pass(self) -> float:
@@ -25,9 +25,9 @@ class Reader:
 
 
 def weight_bytes_per_token(model: ov.Model) -> int:
-    """Bytes of weights that one step of the model reads: constants that matrix products use, with their scales.
+    """Return the bytes of weights that one step of the model reads: constants of matrix products, with their scales.
 
-    A table of embeddings that is looked up alone counts for nothing, since a step reads a row of it per token.
+    An embedding table that is only used for lookups does not count, since a step reads just one row per token.
     """
     return sum(
         operation.get_byte_size()
@@ -42,7 +42,7 @@ def _feeds_product(operation: ov.Node) -> bool:
             user = target.get_node()
             if user.get_type_name() == "MatMul":
                 return target.get_index() == 1
-            # What turns compressed weights into numbers to multiply with.
+            # These operations decompress weights.
             if user.get_type_name() in ("Convert", "Subtract", "Multiply", "Reshape") and _feeds_product(user):
                 return True
     return False

@@ -1,4 +1,4 @@
-"""The models that are measured, made once per machine by the product's own commands."""
+"""The measured models, created once per machine with the product's own commands."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SMOLLM2 = "smollm2-135m-instruct"
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkModel:
-    """A model folder, what it is called in the results, and how many tokens a request for it generates."""
+    """A model folder, its title in the results, and how many tokens each request generates."""
 
     title: str
     folder: Path
@@ -25,7 +25,7 @@ class BenchmarkModel:
 
 
 def smollm2(precision: str) -> BenchmarkModel:
-    """SmolLM2-135M-Instruct in INT8 or INT4."""
+    """Return SmolLM2-135M-Instruct in INT8 or INT4."""
     original, folder = CACHE / SMOLLM2, CACHE / f"{SMOLLM2}_{precision}_compressed_weights"
     CACHE.mkdir(parents=True, exist_ok=True)
     arguments = ["--model", SMOLLM2, "--output-dir", str(CACHE)]
@@ -37,17 +37,17 @@ def smollm2(precision: str) -> BenchmarkModel:
 
 
 def tiny_llama() -> BenchmarkModel:
-    """Random weights in TinyLlama's shape, INT4."""
+    """Return a model with random weights in TinyLlama's shape, INT4."""
     folder = CACHE / "tiny-llama-random_INT4"
     if not folder.exists():
         tokenizer = smollm2("INT8").folder
-        # A process of its own: the memory that making it takes must not stay with the benchmark.
+        # In a separate process, so that the benchmark does not keep the memory that this takes.
         _run("-m", "benchmarks.random_model", "--folder", str(folder), "--tokenizer", str(tokenizer))
     return BenchmarkModel("TinyLlama-1.1B shape INT4", folder, new_tokens=32)
 
 
 def smollm2_gguf() -> Path:
-    """SmolLM2-135M-Instruct at 4 bits (Q4_1), the file that the model folders were made from."""
+    """Return SmolLM2-135M-Instruct at 4 bits (Q4_1), the file from which the model folders were made."""
     path = CACHE / "smollm2-135m-instruct.gguf"
     if not path.exists():
         scratch = CACHE / "scratch"

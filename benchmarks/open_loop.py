@@ -1,6 +1,6 @@
-"""Requests that come at a rate, whether or not earlier ones are answered, at our server and at llama-server.
+"""Sends requests at a given rate, whether or not earlier ones are answered, to our server and to llama-server.
 
-The rate is raised until the 99th percentile of the time to first token is over the limit.
+The rate is raised until the 99th percentile of the time to first token exceeds the limit.
 """
 
 import argparse
@@ -27,14 +27,14 @@ PROMPTS: list[str] = json.loads((Path(__file__).parent / "prompts.json").read_te
 RATES = (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 SECONDS = 30
 LIMIT_S = 2.0
-NEW_TOKENS = 128  # at most; answers end where the model ends them
+NEW_TOKENS = 128  # at most; the model may end an answer earlier
 SEED = 15
 HEADER = ("subject", "requests/s", "in time/s", "first token ms", "p99", "per token ms", "p99", "tokens/s")
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What became of the requests of one rate: times in milliseconds, `goodput` in requests/s within the limit."""
+    """The results of one rate: times in milliseconds, `goodput` in requests/s within the limit."""
 
     subject: str
     rate: float
@@ -48,7 +48,7 @@ class Load:
 
     @classmethod
     def of(cls, subject: str, rate: float, answers: list[Answer], token_counts: list[int]) -> "Load":
-        """Summarize; the time that counts runs from the first request to the end of the last."""
+        """Summarize the answers, over the time from the first request to the end of the last."""
         seconds = max(answer.ended for answer in answers) - min(answer.sent for answer in answers)
         first = np.array([(answer.arrivals or [answer.ended])[0] - answer.sent for answer in answers])
         per_token = [
@@ -73,7 +73,7 @@ class Load:
 
 
 def arrivals(rate: float) -> tuple[list[float], list[str]]:
-    """When requests come within SECONDS, and their prompts: the same for everybody who is asked at this rate."""
+    """Return the times of requests within SECONDS, and their prompts, which are the same for all subjects."""
     random = np.random.default_rng(SEED)
     times = list(itertools.takewhile(lambda at: at < SECONDS, itertools.accumulate(_gaps(random, rate))))
     order = random.permutation(len(PROMPTS))
@@ -151,7 +151,7 @@ def save(measured: list[Load], subjects: list[str], folder: Path) -> None:
 
 
 def render(measured: list[Load], best: dict[str, float]) -> str:
-    """A table of all loads, by subject, and one of the highest rates."""
+    """Format a table of all loads, by subject, and one of the highest rates."""
     rows = [
         (
             one.subject,

@@ -1,17 +1,17 @@
-"""Results as a picture: throughput and time to first token over the number of clients, a column per model."""
+"""Plots results: throughput and time to first token over the number of clients, one column per model."""
 
 from pathlib import Path
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no display is needed to write a file
+mpl.use("Agg")  # writing a file needs no display
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from benchmarks.results import Results, Row
 
-# Servers are lines; what runs without one are single points.
+# Servers are drawn as lines, subjects without a server as single points.
 STYLES = {
     "server, genai": {"color": "tab:blue", "marker": "o"},
     "server, optimum": {"color": "tab:orange", "marker": "o"},
@@ -22,7 +22,7 @@ STYLES = {
 
 
 def draw(results: Results, path: Path) -> None:
-    """Write the picture as PNG."""
+    """Write the plot as PNG."""
     models = list(dict.fromkeys(row.model for row in results.rows))
     figure, axes = plt.subplots(2, len(models), figsize=(5 * len(models), 8), squeeze=False, layout="constrained")
     for column, model in enumerate(models):

@@ -1,4 +1,4 @@
-"""What a prompt costs whose beginning the server has seen: a system prompt again, and the turns of a conversation."""
+"""Prompts whose beginning the server has already seen: a repeated system prompt, and the turns of a conversation."""
 
 import itertools
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ ANSWER_TOKENS = 40
 
 
 def measure(model: BenchmarkModel, repeats: int, client_processes: Sequence[Child]) -> list[Goal]:
-    """Both, through servable_chat on GenAI, with the settings that a server has by default."""
+    """Measure both, through servable_chat on GenAI with default settings."""
     encoder = PromptEncoder.load(model.folder)
     with served("genai", "chat", model.folder, ANSWER_TOKENS, client_processes[:1]) as server:
-        # Prompts that nobody has asked for before, in each repeat; the first one is the warm-up.
+        # Each repeat uses new prompts; the first one is the warm-up.
         sooner = [_second_request(server, encoder, repeat) for repeat in range(repeats + 1)][1:]
         later = [_last_turn(server, repeat) for repeat in range(repeats + 1)][1:]
     return [
@@ -81,7 +81,7 @@ def _last_turn(server: ServedModel, repeat: int) -> float:
 
 
 def system_prompt(encoder: PromptEncoder, beginning: str) -> str:
-    """Rules one after another until they are of SYSTEM_TOKENS tokens."""
+    """Return `beginning` followed by rules, until the system prompt has SYSTEM_TOKENS tokens."""
     text = beginning
     for rule in itertools.cycle(RULES):
         if len(encoder.encode([{"role": "system", "content": text}], {})) >= SYSTEM_TOKENS:

@@ -1,4 +1,4 @@
-"""A model of TinyLlama's exact shape with random weights: as fast as the real one, and made without a download."""
+"""Creates a model with TinyLlama's exact shape and random weights: as fast as the real one, without a download."""
 
 import argparse
 import json
@@ -35,10 +35,10 @@ SHAPE = LlamaConfig(
 
 
 def make(folder: Path, tokenizer_folder: Path, shape: LlamaConfig = SHAPE) -> None:
-    """Write a random model in INT4, by TinyLlama's recipe, as a model folder; its parent holds the steps in between.
+    """Write a random model in INT4, with TinyLlama's recipe, as a model folder; its parent holds intermediate files.
 
-    The tokenizer is the one in `tokenizer_folder` cut to the shape's vocabulary, because TinyLlama's own is a download.
-    A folder that is already there is kept.
+    The tokenizer is the one in `tokenizer_folder`, reduced to the shape's vocabulary, since TinyLlama's own would have
+    to be downloaded. An existing folder is kept.
     """
     if folder.exists():
         return
@@ -46,7 +46,7 @@ def make(folder: Path, tokenizer_folder: Path, shape: LlamaConfig = SHAPE) -> No
     with staged(folder) as new, TemporaryDirectory(dir=folder.parent) as scratch:
         checkpoint = Path(scratch) / "checkpoint"
         _save_checkpoint(checkpoint, shape, tokenizer_folder)
-        # A process of its own, so that the memory of the export is gone before the compression takes its own.
+        # In a separate process, so that the export's memory is released before the compression.
         export = [sys.executable, ROOT / "download_model.py", "--model", NAME, "--source", checkpoint]
         subprocess.run([*export, "--output-dir", scratch], check=True, stdout=sys.stderr)
         compression.compress(Path(scratch) / NAME, new, "INT4", MODELS[NAME].int4)
@@ -68,7 +68,7 @@ def _save_checkpoint(folder: Path, shape: LlamaConfig, tokenizer_folder: Path) -
 
 
 def _cut(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer without the ids from `size` on: later merges go, all text stays encodable."""
+    """Remove the ids from `size` on from a byte-level BPE tokenizer: drops later merges, but can still encode any text."""
     fields = json.loads(tokenizer.to_str())
     model = fields["model"]
     model["vocab"] = {token: token_id for token, token_id in model["vocab"].items() if token_id < size}
@@ -78,7 +78,7 @@ def _cut(tokenizer: Tokenizer, size: int) -> Tokenizer:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="the model folder to make")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a model folder with the tokenizer to cut")
+    parser.add_argument("--folder", type=Path, required=True, help="the model folder to create")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a model folder with the tokenizer to reduce")
     arguments = parser.parse_args()
     make(arguments.folder, arguments.tokenizer)

@@ -1,4 +1,4 @@
-"""What a run of the benchmark keeps: every measurement, the ratios that were set as goals, and where it ran."""
+"""The results of a benchmark run: every measurement, the goals, and the machine."""
 
 import json
 import platform
@@ -13,13 +13,13 @@ import psutil
 
 from benchmarks.workload import Run, Workload
 
-RESULTS = Path(__file__).parent / "results"  # where they go unless something else is said
+RESULTS = Path(__file__).parent / "results"  # the default folder for results
 PACKAGES = ("openvino", "openvino-genai", "optimum-intel", "transformers", "torch", "tritonclient", "grpcio", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median of the repeats, with the lowest and the highest."""
+    """Median of the repeats, with the lowest and highest."""
 
     median: float
     low: float
@@ -35,8 +35,8 @@ class Row:
     """All repeats of one workload on one subject: throughput in tokens/s, times in milliseconds, memory in bytes.
 
     The times to first token and between pieces are medians and 99th percentiles over all requests of all repeats.
-    `limit_share` is the throughput over what the memory's bandwidth allows one request at a time; None where several
-    requests share a pass over the weights.
+    `limit_share` is the throughput as a share of what memory bandwidth allows for one request at a time; None if
+    several requests share a pass over the weights.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Row:
 
     @classmethod
     def of(cls, model: str, subject: str, runs: Sequence[Run], limit_tokens_per_s: float) -> "Row":
-        """Summarize the repeats; `limit_tokens_per_s` is bandwidth over the bytes of weights that a step reads."""
+        """Summarize the repeats; `limit_tokens_per_s` is the bandwidth divided by the weight bytes read per step."""
         workload = runs[0].workload
         repeats = [run.tokens_per_s for run in runs]
         first = [[1000 * answer.first_token_s for answer in run.answers] for run in runs]
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A ratio or a difference that was set as a goal: per repeat, from runs that followed each other."""
+    """A goal: a ratio or difference, computed per repeat from runs of that repeat."""
 
     name: str
     model: str
@@ -108,13 +108,13 @@ class Results:
     seconds: float = 0.0
 
     def save(self, path: Path) -> None:
-        """Write all as JSON."""
+        """Write everything as JSON."""
         goals = [asdict(goal) | {"reached": goal.reached} for goal in self.goals]
         path.write_text(json.dumps(asdict(self) | {"goals": goals}, indent=1) + "\n")
 
 
 def machine() -> dict[str, str]:
-    """What the numbers depend on, as far as it can be asked for."""
+    """Return the properties of the machine that affect the numbers, as far as they are known."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     cpu = {name.strip(): value.strip() for name, _, value in lines}
     return {
@@ -128,7 +128,7 @@ def machine() -> dict[str, str]:
 
 
 def instruction_set(flags: Collection[str]) -> str:
-    """What the kernels for 8 and 4-bit weights are chosen by."""
+    """Return the instruction sets that determine the kernels for 8-bit and 4-bit weights."""
     named = {
         "AVX2": "avx2",
         "AVX-VNNI": "avx_vnni",
@@ -140,5 +140,5 @@ def instruction_set(flags: Collection[str]) -> str:
 
 
 def packages() -> dict[str, str]:
-    """Releases of the packages that do the work."""
+    """Return the releases of the packages involved."""
     return {name: version(name) for name in PACKAGES}

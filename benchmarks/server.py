@@ -1,4 +1,4 @@
-"""What ovms_local itself costs: an echo node, a generator of constants, and beside them gRPC with nothing behind it."""
+"""Measures the overhead of ovms_local with an echo node and a generator of constants, next to gRPC alone."""
 
 import argparse
 import asyncio
@@ -65,7 +65,7 @@ _YIELDS = 10_000
 
 
 class _Bare(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """gRPC's own asyncio server with the same messages and nothing else."""
+    """gRPC's own asyncio server with the same messages but no processing."""
 
     async def ModelInfer(self, request, context):  # noqa: ARG002, N802
         return self._response(request)
@@ -128,7 +128,7 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _measure_unary(url: str, calls: int) -> list[float]:
-    """Seconds of each call."""
+    """Return the seconds of each call."""
     with triton.InferenceServerClient(url) as client:
         inputs, seconds = _inputs("hello"), []
         for _ in range(calls):
@@ -139,7 +139,7 @@ def _measure_unary(url: str, calls: int) -> list[float]:
 
 
 def _measure_stream(url: str, process: psutil.Process) -> tuple[float, float]:
-    """Responses a second that reach a client, and the server's processor time per response, in microseconds."""
+    """Return the responses per second that a client receives, and the server CPU time per response in us."""
     with triton.InferenceServerClient(url) as client:
         results: queue.SimpleQueue = queue.SimpleQueue()
         client.start_stream(lambda result, error: results.put(error or result))
@@ -163,7 +163,7 @@ def _print_row(name: str, url: str, process: psutil.Process, calls: int, repeats
     print(
         f"{name:12} unary median {statistics.median(unary):.2f} ms, p99 {unary[int(len(unary) * 0.99)]:.2f} ms; "
         f"stream median {statistics.median(rates):,.0f} responses/s ({min(rates):,.0f} to {max(rates):,.0f}), "
-        f"{statistics.median(cost for _, cost in streams):.0f} us of processor time each"
+        f"{statistics.median(cost for _, cost in streams):.0f} us of CPU time each"
     )
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1000, help="unary calls in each of the repeats (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
     parser.add_argument(
-        "--memory-calls", type=int, default=100_000, help="calls to watch the memory over (%(default)s)"
+        "--memory-calls", type=int, default=100_000, help="calls over which to watch the memory (%(default)s)"
     )
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

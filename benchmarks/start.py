@@ -1,4 +1,4 @@
-"""How long a server with ENGINE=genai takes to be ready, over what a bare GenAI script takes to its first token."""
+"""Compares how long a server with ENGINE=genai takes to be ready with a bare GenAI script's time to its first token."""
 
 import argparse
 import os
@@ -20,14 +20,14 @@ print(pipeline.generate("Hello", max_new_tokens=1))
 
 
 def bare_seconds(folder: Path) -> float:
-    """From the start of a script to its first token."""
+    """Measure from the start of a script to its first token."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", BARE, folder], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def server_seconds(folder: Path) -> float:
-    """From the start of a server to the line in its log that says it is ready."""
+    """Measure from the start of a server to the line in its log that says it is ready."""
     started = time.perf_counter()
     with serve(ROOT / "servable_chat", env={"ENGINE": "genai", "MODEL_PATH": str(folder)}):
         return time.perf_counter() - started

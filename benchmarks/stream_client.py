@@ -1,9 +1,9 @@
-"""Users of a server: a process that asks when told to and reports when the pieces came.
+"""A client process that sends requests on command and reports when the pieces arrived.
 
-Each line on its input is {"url": "host:port", "kind": one of ASK, "requests": [...]}. The requests are sent one after
-another, or, where "at" lists times of the monotonic clock, each at its time whatever the others do. The answer is one
-line {"answers": [Answer, ...], "token_counts": [...], "texts": [...]}. With no requests it only connects, so that
-connecting is not part of what is measured.
+Each line on its input is {"url": "host:port", "kind": one of ASK, "requests": [...]}. The requests are sent in sequence
+or, if "at" lists times of the monotonic clock, each at its own time. The reply is one line
+{"answers": [Answer, ...], "token_counts": [...], "texts": [...]}. Without requests it only connects, so that connecting
+is not part of the measurement.
 """
 
 import functools
@@ -23,14 +23,14 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from benchmarks.workload import Answer
 
 GRAPHS = {"stream": "python_model", "unary": "python_model", "chat": "chat_stream"}
-MOST_AT_ONCE = 512  # of the requests that are sent at given times
+MOST_AT_ONCE = 512  # limit of simultaneous requests that are sent at given times
 
 Connection = InferenceServerClient | http.client.HTTPConnection
-Asked = tuple[Answer, int, str]  # when the pieces came, how many tokens they are, what they say
+Asked = tuple[Answer, int, str]  # timeline, number of tokens, text
 
 
 def connect(url: str, kind: str) -> Connection:
-    """A connection; SystemExit where the servable is not there."""
+    """Connect to a server; SystemExit if the servable is not available."""
     if kind == "completion":
         return http.client.HTTPConnection(url)
     client = InferenceServerClient(url)
@@ -40,24 +40,24 @@ def connect(url: str, kind: str) -> Connection:
 
 
 def texts_input(name: str, texts: list[str]) -> list[InferInput]:
-    """The request's inputs: one BYTES tensor with a text per element."""
+    """Return a request's inputs: one BYTES tensor with a text per element."""
     tensor = InferInput(name, [len(texts)], "BYTES")
     tensor.set_data_from_numpy(np.array([text.encode() for text in texts], dtype=np.object_))
     return [tensor]
 
 
 def stream(client: InferenceServerClient, prompts: list[str]) -> Asked:
-    """A request to servable_stream."""
+    """Send a request to servable_stream."""
     return _read_stream(client, "stream", texts_input("pre_prompt", prompts), "token_count")
 
 
 def chat(client: InferenceServerClient, request: dict[str, Any]) -> Asked:
-    """A request to servable_chat's stream."""
+    """Send a request to servable_chat's stream."""
     return _read_stream(client, "chat", texts_input("request", [json.dumps(request)]), "completion_tokens")
 
 
 def _read_stream(client: InferenceServerClient, kind: str, inputs: list[InferInput], count_name: str) -> Asked:
-    """The clock starts before the stream is opened."""
+    """Send a request and read the stream; the clock starts before the stream is opened."""
     arrived = SimpleQueue()
     answer = Answer(time.monotonic())
     client.start_stream(lambda result, error: arrived.put((time.monotonic(), result, error)))
@@ -83,7 +83,7 @@ def _read_stream(client: InferenceServerClient, kind: str, inputs: list[InferInp
 
 
 def call(client: InferenceServerClient, prompts: list[str]) -> Asked:
-    """A request to servable_unary."""
+    """Send a request to servable_unary."""
     answer = Answer(time.monotonic())
     result = client.infer(GRAPHS["unary"], texts_input("pre_prompt", prompts))
     answer.ended = time.monotonic()
@@ -91,7 +91,7 @@ def call(client: InferenceServerClient, prompts: list[str]) -> Asked:
 
 
 def completion(connection: http.client.HTTPConnection, body: dict[str, Any]) -> Asked:
-    """A request to /completion of llama-server, answered as server-sent events."""
+    """Send a request to /completion of llama-server, which answers with server-sent events."""
     answer, whole = Answer(time.monotonic()), ""
     connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
@@ -109,7 +109,7 @@ def completion(connection: http.client.HTTPConnection, body: dict[str, Any]) -> 
             whole += event["content"]
         answer.ended = now
         token_count = event.get("tokens_predicted", token_count)
-    connection.close()  # the server closes what is idle for some seconds; a new one takes a fraction of a millisecond
+    connection.close()  # the server closes idle connections after a few seconds; a new one is cheap
     return answer, token_count, whole
 
 
@@ -122,7 +122,7 @@ ASK: dict[str, Callable[[Any, Any], Asked]] = {
 
 
 def ask_at_times(url: str, kind: str, requests: list[Any], times: list[float]) -> list[Asked]:
-    """Requests that begin when it is their time; a request counts from then, also where it could be sent only later."""
+    """Send requests at their times; a request is timed from then, even if it could only be sent later."""
     idle: SimpleQueue[Connection] = SimpleQueue()
 
     def ask(request: Any, at: float) -> Asked:

@@ -1,4 +1,4 @@
-"""What is measured: servers with their clients, engines without a server, and a peer."""
+"""The measured subjects: servers with their clients, and engines without a server."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,19 +12,19 @@ from ovms_local.testing import serve
 from text_generation.serve.prompts import PromptEncoder
 
 ROOT = Path(__file__).parent.parent
-# Every request generates all its tokens, and computes all of its prompt: the questions come again and again.
+# Every request generates all its tokens and computes its whole prompt, although the questions repeat.
 ALL_TOKENS = {"IGNORE_EOS": "true", "PREFIX_CACHING": "false"}
 
 
 class Subject(Protocol):
-    """Something that can be asked."""
+    """Something that can run a workload."""
 
     def measure(self, workload: Workload) -> Run:
-        """Do the work; RuntimeError where it does not come back as it should."""
+        """Run the workload; RuntimeError if the results are not as expected."""
 
 
 class ServedModel:
-    """ovms_local with one of our servables, asked over gRPC by tritonclient, a process for each client."""
+    """ovms_local with one of our servables, called over gRPC by tritonclient with one process per client."""
 
     def __init__(self, url: str, server_pid: int, clients: Sequence[Child], new_tokens: int, servable: str):
         self.url = url
@@ -36,11 +36,11 @@ class ServedModel:
             client.receive()
 
     def measure(self, workload: Workload) -> Run:
-        """A question a request."""
+        """Run the workload with one question per request."""
         return self.ask(workload, [[[question] for question in own] for own in workload.questions()])
 
     def ask(self, workload: Workload, requests: list[list[list[str]]]) -> Run:
-        """Requests of one or more prompts, listed for each client."""
+        """Send requests of one or more prompts, listed for each client."""
         if workload.new_tokens != self._new_tokens:
             raise ValueError(f"the server was started for {self._new_tokens} tokens, not {workload.new_tokens}")
         reset_peak_memory(self._server_pid)
@@ -53,7 +53,7 @@ class ServedModel:
         return Run(workload, answers, peak_memory(self._server_pid))
 
     def chat(self, messages: list[dict[str, str]]) -> tuple[Answer, str]:
-        """One request of the first client to servable_chat: its timeline and its text. Greedy, to a natural end."""
+        """Send one request of the first client to servable_chat, greedy and to its end; return timeline and text."""
         client = self._clients[0]
         request = {"messages": messages, "temperature": 0}
         client.send({"url": self.url, "kind": self._servable, "requests": [request]})
@@ -62,17 +62,17 @@ class ServedModel:
 
 
 class InProcess:
-    """A child process that loads a model and generates without a server; it is given token ids."""
+    """A child process that loads a model and generates from token ids without a server."""
 
     def __init__(self, child: Child, encoder: PromptEncoder):
         self._child, self._encoder = child, encoder
 
     def measure(self, workload: Workload) -> Run:
-        """The workload's questions."""
+        """Run the workload's questions."""
         return self.ask(workload, workload.questions())
 
     def ask(self, workload: Workload, questions: list[list[str]]) -> Run:
-        """Questions, listed for each client."""
+        """Ask the questions, listed for each client."""
         reset_peak_memory(self._child.pid)
         prompts = [[question_ids(self._encoder, question) for question in own] for own in questions]
         self._child.send({"prompts": prompts, "new_tokens": workload.new_tokens})
@@ -81,21 +81,21 @@ class InProcess:
 
 
 def check_counts(workload: Workload, replies: Sequence[Mapping[str, Any]]) -> None:
-    """RuntimeError where the clients' replies count other tokens than the workload's."""
+    """Raise RuntimeError if the number of tokens in the clients' replies does not match the workload."""
     counted = sum(sum(reply["token_counts"]) for reply in replies)
-    # The count leaves out special tokens, which a model that must not stop goes on to make now and then.
+    # The count excludes special tokens, which a model that may not stop generates now and then.
     if not 0.5 * workload.tokens <= counted <= workload.tokens:
-        raise RuntimeError(f"the server counted {counted} tokens where {workload.tokens} were asked for")
+        raise RuntimeError(f"the server counted {counted} tokens, but {workload.tokens} were requested")
 
 
 def question_ids(encoder: PromptEncoder, question: str) -> list[int]:
-    """The token ids of a question's prompt."""
+    """Return the token ids of a question's prompt."""
     return encoder.encode([{"role": "user", "content": question}], {})
 
 
 @contextmanager
 def clients(count: int) -> Iterator[list[Child]]:
-    """Client processes, started and idle: each has loaded tritonclient and is connected to nothing."""
+    """Start client processes, which have loaded tritonclient but are idle and not connected."""
     with ExitStack() as stack:
         started = []
         for _ in range(count):
@@ -109,12 +109,12 @@ def clients(count: int) -> Iterator[list[Child]]:
 def served(
     engine: str, servable: str, model: Path, new_tokens: int, client_processes: Sequence[Child], **settings: str
 ) -> Iterator[ServedModel]:
-    """A server with an engine and a servable of ours ("unary", "stream" or "chat"), and settings besides ours here."""
+    """Run a server with one of our engines and servables ("unary", "stream" or "chat"), and additional settings."""
     env = {
         "ENGINE": engine,
         "MODEL_PATH": str(model),
         "MAX_NEW_TOKENS": str(new_tokens),
-        # As the subjects without a server have it; a model folder may recommend something else.
+        # The same as for subjects without a server; a model folder may recommend other values.
         "TEMPERATURE": "1",
         "TOP_P": "1",
         "TOP_K": "50",
@@ -128,7 +128,7 @@ def served(
 
 @contextmanager
 def in_process(command: Sequence[str], encoder: PromptEncoder) -> Iterator[InProcess]:
-    """A process that speaks the protocol of benchmarks/in_process.py."""
+    """Run a process with the protocol of benchmarks/in_process.py."""
     child = Child(command)
     try:
         child.receive()

@@ -1,4 +1,4 @@
-"""Results as tables in Markdown, for the terminal and for README files alike."""
+"""Formats results as Markdown tables, for the terminal and for README files."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,15 +20,15 @@ GOAL_HEADER = ("goal", "model", "wanted", "measured", "(low to high)", "reached"
 
 
 def render(results: Results) -> str:
-    """A table of measurements per model, then one of the goals."""
+    """Format a table of measurements per model, and one of the goals."""
     parts = []
     for model in dict.fromkeys(row.model for row in results.rows):
         bandwidth, weights = results.bandwidth_gb_s[model], results.weight_mb_per_token[model]
         rows = [row for row in results.rows if row.model == model]
         new_tokens = rows[0].workload.new_tokens
         parts.append(
-            f"**{model}**, {new_tokens} tokens a request; a token reads {weights:.0f} MB of weights, memory gives "
-            f"{bandwidth.median:.1f} GB/s, so one request at a time can have {1000 * bandwidth.median / weights:.0f} "
+            f"**{model}**, {new_tokens} tokens per request; each token reads {weights:.0f} MB of weights at "
+            f"{bandwidth.median:.1f} GB/s, so one request at a time can reach {1000 * bandwidth.median / weights:.0f} "
             "tokens/s\n"
         )
         parts.append(table(ROW_HEADER, map(_row_cells, rows)))
@@ -65,7 +65,7 @@ def _goal_cells(goal: Goal) -> Sequence[str]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown whose columns are aligned in its source too."""
+    """Format a Markdown table whose columns are also aligned in the source."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [
