@@ -1,4 +1,4 @@
-"""Talk with a served model: it remembers what was said. Without a terminal, a line of input is a question."""
+"""Chat with a served model. Without a terminal, each line of input is a question."""
 
 from clients import common
 
@@ -20,28 +20,28 @@ with common.slow_imports():
     from clients.requests import Outputs, Server
     from clients.terminal import console, growing_texts
 
-    with suppress(ImportError):  # Windows, whose console edits lines itself
-        import readline  # input() edits lines with it
+    with suppress(ImportError):  # Windows, whose console has its own line editing
+        import readline  # gives input() line editing
 
         readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question
 
 GRAPH = "chat_stream"
-GREETING = "/help lists the commands; an empty line or Ctrl-D leaves"
+GREETING = "/help lists the commands; an empty line or Ctrl-D quits"
 HELP = """\
-/new         forget what was said so far
+/new         start a new conversation
 /retry       ask the last question again
 /save FILE   write the messages to a JSON file
-/help        this list
-Ctrl-C ends an answer; an empty line or Ctrl-D leaves. A question that begins with / is typed with a space before it."""
+/help        show this list
+Ctrl-C stops an answer; an empty line or Ctrl-D quits. To begin a question with /, type a space before it."""
 
 
 def main() -> None:
-    """Answer one line of input after another."""
+    """Answer each line of input."""
     arguments = parse_arguments()
     if sys.stdin is None:
-        raise RequestFailed("the input is closed: type questions, or pipe them in, one a line")
+        raise RequestFailed("the input is closed: type questions, or pipe them in, one per line")
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused, and not the end
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is not UTF-8 is refused, without ending
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     chat = Chat(arguments, interactive)
     if interactive:
@@ -51,20 +51,20 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; what is not given is for the server to choose."""
+    """Parse the command line; parameters that are not given are left to the server."""
     parser = flags.parser(__doc__)
-    parser.add_argument("--system", type=flags.text, help="how the model should answer")
-    sampling = parser.add_argument_group("sampling", "Sent with every question; the server's settings where not given.")
+    parser.add_argument("--system", type=flags.text, help="system prompt: how the model should answer")
+    sampling = parser.add_argument_group("sampling", "Sent with every question; the server's settings by default.")
     for name, kind, meaning in (
         ("max-tokens", int, "longest answer"),
-        ("temperature", number, "how freely tokens are chosen; 0 takes the likeliest"),
-        ("top-p", number, "choose among the likeliest tokens that have this probability together"),
-        ("top-k", int, "choose among that many of the likeliest tokens"),
-        ("min-p", number, "leave out tokens less likely than this part of the likeliest"),
-        ("repetition-penalty", number, "above 1: fewer repetitions of anything said"),
-        ("presence-penalty", number, "above 0: fewer tokens that the answer has already"),
-        ("frequency-penalty", number, "above 0: the same, more so with each time"),
-        ("seed", int, "the same question has the same answer"),
+        ("temperature", number, "how freely tokens are chosen; 0 always takes the likeliest"),
+        ("top-p", number, "choose from the likeliest tokens with this total probability"),
+        ("top-k", int, "choose from this many of the likeliest tokens"),
+        ("min-p", number, "exclude tokens less likely than this fraction of the likeliest"),
+        ("repetition-penalty", number, "above 1: fewer repetitions from the conversation so far"),
+        ("presence-penalty", number, "above 0: fewer tokens that the answer already contains"),
+        ("frequency-penalty", number, "above 0: the same, increasing with each occurrence"),
+        ("seed", int, "gives the same question the same answer"),
     ):
         sampling.add_argument(f"--{name}", type=kind, metavar="N", help=meaning)
     sampling.add_argument(
@@ -74,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def number(argument: str) -> float:
-    """A flag's value that JSON has."""
+    """Parse a number that JSON can represent."""
     value = float(argument)
     if not math.isfinite(value):
         raise ValueError
@@ -82,7 +82,7 @@ def number(argument: str) -> float:
 
 
 def converse(chat: "Chat") -> None:
-    """The conversation on a terminal: whatever happens to an answer, the next question can be asked."""
+    """Chat on a terminal: whatever happens to an answer, the next question can be asked."""
     chat.say(GREETING)
     while True:
         try:
@@ -93,21 +93,21 @@ def converse(chat: "Chat") -> None:
         except EOFError:
             print()
             return
-        except KeyboardInterrupt:  # the line that was being typed is dropped, as in a shell
+        except KeyboardInterrupt:  # drops the line being typed, as in a shell
             print()
         except RequestFailed as error:
             common.print_error(error)
 
 
 def answer_lines(chat: "Chat") -> None:
-    """One answer after another, for scripts: the first that fails is the end."""
+    """Answer one line after another, for scripts, until the first failure."""
     for line in sys.stdin:
         if line.strip():
             chat.take(line)
 
 
 class Chat:
-    """What the lines that a user types do; RequestFailed where one can't be done."""
+    """Carries out the lines that a user types; RequestFailed if that is not possible."""
 
     def __init__(self, arguments: argparse.Namespace, interactive: bool) -> None:
         self._server = Server(arguments.url)
@@ -124,7 +124,7 @@ class Chat:
         }
 
     def take(self, line: str) -> None:
-        """Answer a question, or do what a command says."""
+        """Answer a question or carry out a command."""
         command, _, rest = line.strip().partition(" ")
         match command, rest.strip():
             case _ if not line.startswith("/"):
@@ -132,7 +132,7 @@ class Chat:
             case "/new", "":
                 self._conversation = Conversation(self._conversation.system)
                 self._unanswered = None
-                self.say("a new conversation")
+                self.say("started a new conversation")
             case "/retry", "":
                 self.retry()
             case "/save", file:
@@ -140,17 +140,17 @@ class Chat:
             case "/help", "":
                 self.say(HELP)
             case _:
-                raise RequestFailed(f"there is no command {line.strip()}: /help lists them")
+                raise RequestFailed(f"unknown command {line.strip()}: /help lists the commands")
 
     def say(self, note: str) -> None:
-        """Something beside the answers: dim on a terminal, and out of the way where only answers are wanted."""
+        """Print a note: dimmed on a terminal, otherwise on standard error, away from the answers."""
         if self._interactive:
             console().print(Text(note, style="dim"))
         else:
             print(note, file=sys.stderr)
 
     def ask(self, question: str) -> None:
-        """Have a question answered. What has come of the answer when Ctrl-C ends it is part of the conversation."""
+        """Ask a question. If Ctrl-C stops the answer, its text so far becomes part of the conversation."""
         self._unanswered = checked(question)
         before = self._conversation.left_out
         answer = Answer([question])
@@ -175,19 +175,19 @@ class Chat:
             )
             self.say(f"the {turns} left out")
         if stopped:
-            self.say("stopped; what came of the answer is kept\n" if text else "stopped; /retry asks again\n")
+            self.say("stopped; the partial answer is kept\n" if text else "stopped; /retry asks again\n")
         elif self._json:
             print(answer.as_json(), flush=True)
         elif self._interactive:
             self.say(f"{numbers(answer)}\n")
 
     def retry(self) -> None:
-        """Ask again what has no answer, or the last question; its old answer stays where no new one comes."""
+        """Ask the unanswered or the last question again; if there is no new answer, the old one is kept."""
         if self._unanswered is not None:
             self.ask(self._unanswered)
             return
         if not self._conversation.turns:
-            raise RequestFailed("there is no question yet to ask again")
+            raise RequestFailed("there is no question to ask again yet")
         last = self._conversation.turns.pop()
         try:
             self.ask(last.question)
@@ -199,17 +199,17 @@ class Chat:
     def save(self, file: str) -> None:
         """Write the conversation to a file."""
         if not file:
-            raise RequestFailed("/save needs the name of a file")
+            raise RequestFailed("/save needs a file name")
         try:
             self._conversation.save(Path(file).expanduser())
         except OSError as error:
             raise RequestFailed(f"can't write {file}: {error.strerror}") from None
-        except (RuntimeError, ValueError) as error:  # nobody's home, a null character
+        except (RuntimeError, ValueError) as error:  # an unknown user's home, a null character
             raise RequestFailed(f"can't write {file}: {error}") from None
         self.say(f"saved to {file}")
 
     def _outputs(self, question: str) -> Outputs:
-        """The server's outputs; while the conversation is too long for it, the oldest turns are left out."""
+        """Yield the server's outputs, leaving out the oldest turns while the conversation is too long."""
         before = self._conversation.left_out
         while True:
             request = {"messages": self._conversation.messages_for(question), **self._sampling}
@@ -218,13 +218,13 @@ class Chat:
                 return
             except TooLong:
                 if self._conversation.left_out == len(self._conversation.turns):
-                    self._conversation.left_out = before  # it is the question that does not fit
+                    self._conversation.left_out = before  # the question itself does not fit
                     raise
                 self._conversation.left_out += 1
 
 
 def checked(question: str) -> str:
-    """A question that can be sent."""
+    """Check that a question can be sent."""
     try:
         question.encode()
     except UnicodeEncodeError:
@@ -233,12 +233,12 @@ def checked(question: str) -> str:
 
 
 def numbers(answer: Answer) -> str:
-    """What an answer took."""
+    """Format the counts and times of an answer."""
     tokens = answer.completion_tokens
     text = f"{tokens} token{'s' * (tokens != 1)}, {answer.tokens_per_second:.1f} tokens/s"
     if answer.arrivals_s:
         text += f", first token after {1000 * answer.first_s:.0f} ms"
-    return text + "; cut off at the most tokens an answer may have" * (answer.finish_reason == "length")
+    return text + "; cut off at the maximum answer length" * (answer.finish_reason == "length")
 
 
 if __name__ == "__main__":

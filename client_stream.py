@@ -1,4 +1,4 @@
-"""Ask a served model and print its answer as it comes."""
+"""Ask a served model and print its answer as it is generated."""
 
 from clients import common
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def statistics(answer: Answer) -> str:
-    """The numbers under an answer."""
+    """Format the counts and times below an answer."""
     total_ms, responses = 1000 * answer.total_s, len(answer.arrivals_s)
     return (
         "END\n\n\n"

@@ -1,1 +1,1 @@
-"""What the three clients share: flags, requests, answers, the terminal, and how errors are told."""
+"""Code shared by the three clients: flags, requests, answers, the terminal, and error messages."""

@@ -1,4 +1,4 @@
-"""One answer as a client gets it: its texts, what they cost and how long they took."""
+"""One answer as a client receives it: its texts, token counts and times."""
 
 import json
 import time
@@ -11,9 +11,9 @@ from clients.common import RequestFailed
 
 @dataclass(slots=True)
 class Answer:
-    """The completions of a request's prompts, as far as they have come. The clock starts when the object is made.
+    """The completions of a request's prompts, as received so far. The clock starts when the object is created.
 
-    What the server does not tell, or not yet, is None. `arrivals_s` are the times of the responses with text in them.
+    Values that the server has not reported are None. `arrivals_s` are the times of the responses that contain text.
     """
 
     prompts: list[str]
@@ -29,7 +29,7 @@ class Answer:
         self.completions = [""] * len(self.prompts)
 
     def take(self, name: str, value: np.ndarray) -> None:
-        """Add one of the server's outputs; RequestFailed where it is not what the servables send."""
+        """Add one of the server's outputs; RequestFailed if it is not as the servables send it."""
         self.total_s = time.monotonic() - self.started_s
         try:
             match name:
@@ -45,20 +45,20 @@ class Answer:
                 case "finish_reason":
                     self.finish_reason = value[0].decode(errors="replace")
         except (AttributeError, IndexError, TypeError, ValueError):
-            raise RequestFailed(f"the server's {name} is not what this client knows by that name") from None
+            raise RequestFailed(f"the server's output {name} is not of the expected form") from None
 
     @property
     def first_s(self) -> float:
-        """Seconds to the first text, 0 where there is none."""
+        """Seconds to the first text, 0 if there is none."""
         return self.arrivals_s[0] if self.arrivals_s else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Completion tokens over the whole time."""
+        """Completion tokens divided by the total time."""
         return self.completion_tokens / self.total_s if self.total_s else 0.0
 
     def as_json(self) -> str:
-        """One line with texts, counts and times in ms, for programs."""
+        """Return one line of JSON with texts, counts and times in ms, for programs."""
         gaps_s = np.diff(self.arrivals_s)
         median_s, p99_s = np.percentile(gaps_s, [50, 99]) if gaps_s.size else (None, None)
         values = {

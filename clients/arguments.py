@@ -1,12 +1,12 @@
-"""The flags that the clients share. argparse names the types in its own messages ("invalid seconds value")."""
+"""The flags that the clients share. argparse uses the functions' names in its messages ("invalid seconds value")."""
 
 import argparse
 
-LONGEST_TIMEOUT_S = 1_000_000  # gRPC takes what goes beyond the year 2262 for a time that is over
+LONGEST_TIMEOUT_S = 1_000_000  # gRPC treats deadlines after the year 2262 as expired
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The flags of every client."""
+    """Return a parser with the flags of every client."""
     result = argparse.ArgumentParser(description=description)
     result.add_argument(
         "--url",
@@ -15,15 +15,15 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="the server's gRPC service (default: %(default)s)",
     )
-    result.add_argument("--timeout", type=seconds, help="give up after this many seconds (default: wait)")
+    result.add_argument("--timeout", type=seconds, help="give up after this many seconds (default: never)")
     result.add_argument(
-        "--json", action="store_true", help="print an answer as one JSON object, with its counts and times"
+        "--json", action="store_true", help="print each answer as one JSON object, with its counts and times"
     )
     return result
 
 
 def parse_prompts(description: str) -> argparse.Namespace:
-    """The command line of a client that asks questions in one request."""
+    """Parse the command line of a client that asks all questions in one request."""
     result = parser(description)
     result.add_argument("--model-name", default="python_model", type=text, help="the graph (default: %(default)s)")
     result.add_argument(
@@ -34,13 +34,13 @@ def parse_prompts(description: str) -> argparse.Namespace:
         dest="prompts",
         metavar="PROMPT",
         type=text,
-        help="question for the model; give it several times to ask several questions in one request",
+        help="question for the model; repeat the flag to ask several questions in one request",
     )
     return result.parse_args()
 
 
 def address(argument: str) -> str:
-    """A flag's value as host:port; gRPC would go to other ports where there is none, or one that can't be."""
+    """Check that a flag's value is host:port; gRPC would use another port if it is missing or invalid."""
     host, _, port = text(argument).rpartition(":")
     other_protocol = host.startswith(("http://", "https://", "grpc://"))  # dns:///host:port is gRPC's own
     if not (host and port.isdecimal() and 0 < int(port) < 65536) or other_protocol or any(map(str.isspace, host)):
@@ -49,7 +49,7 @@ def address(argument: str) -> str:
 
 
 def text(argument: str) -> str:
-    """A flag's value that can be sent as UTF-8, as all text here is."""
+    """Check that a flag's value can be sent as UTF-8."""
     try:
         argument.encode()
     except UnicodeEncodeError:
@@ -58,7 +58,7 @@ def text(argument: str) -> str:
 
 
 def seconds(argument: str) -> float:
-    """A flag's value as a time to wait."""
+    """Parse a timeout."""
     value = float(argument)
     if not 0 < value <= LONGEST_TIMEOUT_S:
         raise argparse.ArgumentTypeError(f"must be more than 0 and at most {LONGEST_TIMEOUT_S:,} seconds")

@@ -1,6 +1,6 @@
-"""From a client's first line to its exit code: Ctrl-C at any time, errors in one line, what may reach a terminal.
+"""Runs a client: handles Ctrl-C at any time, prints errors in one line, and filters what reaches a terminal.
 
-Imports nothing that takes long, so that Ctrl-C is taken care of before anything does.
+This module imports nothing slow, so that Ctrl-C is handled before slow imports start.
 """
 
 import io
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = 130  # as a shell reports a command that Ctrl-C ended
+INTERRUPTED = 130  # a shell's exit code for a command ended by Ctrl-C
 TERMINATED = 143
 NO_READER = 141
-# A server's text must not move the cursor, set the window's title or answer in the user's name.
+# A server's text must not move the cursor, set the window's title, or inject input.
 _CONTROLS: dict[int, str | None] = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
 }
@@ -21,16 +21,16 @@ _CONTROLS[ord("\r")] = None
 
 
 class RequestFailed(Exception):
-    """A request that has no answer, or not all of it; the message is one for the user."""
+    """A request got no complete answer; the message is for the user."""
 
 
 class TooLong(RequestFailed):
-    """The conversation does not fit into the model's context or the server's limits."""
+    """The conversation exceeds the model's context or the server's limits."""
 
 
 @contextmanager
 def slow_imports() -> Iterator[None]:
-    """Imports during which Ctrl-C ends the process: some of them turn a KeyboardInterrupt into errors of their own."""
+    """Let Ctrl-C end the process during imports, some of which turn a KeyboardInterrupt into errors of their own."""
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     try:
         yield
@@ -39,41 +39,41 @@ def slow_imports() -> Iterator[None]:
 
 
 def harmless(text: str) -> str:
-    """Text without control characters other than line ends and tabs."""
+    """Remove control characters other than line ends and tabs."""
     return text.translate(_CONTROLS)
 
 
 def titles(prompts: list[str]) -> list[str]:
-    """What stands over each completion; nothing where there is only one."""
+    """Return the title above each completion; empty if there is only one."""
     return [f"==== Prompt: {prompt} ====" for prompt in prompts] if len(prompts) > 1 else [""]
 
 
 def shown(text: str) -> str:
-    """Text to print: a terminal gets it without control characters, a file or a program as it is."""
+    """Return text to print: without control characters on a terminal, unchanged for a file or a program."""
     return harmless(text) if sys.stdout.isatty() else text
 
 
 def print_blocks(titles: Iterable[str], texts: Iterable[str]) -> None:
-    """Each text under its title."""
+    """Print each text under its title."""
     for title, text in zip(titles, texts, strict=True):
         print(f"{shown(title)}\n{shown(text)}\n")
 
 
 def print_error(error: RequestFailed) -> None:
-    """The one line that a failed request leaves."""
+    """Print a failed request's error in one line."""
     print(f"error: {harmless(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a client to its exit: errors in one line with code 1; Ctrl-C, or a closed output, with
-    a shell's codes for them.
+    """Run a client and exit: after an error with one line and code 1, after Ctrl-C or a closed output with the shell's
+    codes for them.
     """
     if sys.stdout is None:
         sys.exit("error: the output is closed: leave it open, or send it to /dev/null")
-    # A whole answer must not be lost for a character that the output's encoding does not have.
+    # An answer must not be lost because of a character that the output's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # As an exception, so that the terminal gets its cursor and echo back.
+    # Exit with an exception, so that the terminal's cursor and echo are restored.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         try:
@@ -87,7 +87,7 @@ def run(main: Callable[[], None]) -> None:
         finally:
             sys.stdout.flush()
     except OSError as error:
-        # What is still to be written would fail once more when Python flushes it at its end.
+        # Otherwise Python's flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(
             NO_READER if isinstance(error, BrokenPipeError) else f"error: can't write the output: {error.strerror}"

@@ -1,4 +1,4 @@
-"""A conversation with a model, as the servable wants it with every question."""
+"""A conversation with a model, which is sent to the servable with every question."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question and what came as its answer."""
+    """A question and its answer, which may be partial."""
 
     question: str
     answer: str
 
     def messages(self) -> list[dict[str, str]]:
-        """The turn as two chat messages."""
+        """Return the turn as two chat messages."""
         return [{"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}]
 
 
@@ -26,11 +26,11 @@ class Conversation:
     left_out: int = 0
 
     def messages_for(self, question: str) -> list[dict[str, str]]:
-        """What to send to have this question answered."""
+        """Return the messages to send with this question."""
         return [*self._messages(self.turns[self.left_out :]), {"role": "user", "content": question}]
 
     def save(self, path: Path) -> None:
-        """Write all messages to a JSON file, those that are no longer sent included; OSError where that fails."""
+        """Write all messages, including those no longer sent, to a JSON file; OSError if that fails."""
         text = json.dumps(self._messages(self.turns), indent=2, ensure_ascii=False)
         path.write_text(f"{text}\n", encoding="utf-8")
 

@@ -14,13 +14,13 @@ from tritonclient.utils import serialize_byte_tensor
 from clients.common import RequestFailed, TooLong
 
 CONNECT_TIMEOUT_S = 10
-PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # those that gRPC reads, in its order
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # read by gRPC, in this order
 
 Outputs = Generator[tuple[str, np.ndarray], None, None]
 
 
 class Server:
-    """The gRPC service at `host:port`; every method raises RequestFailed where it has no answer to give."""
+    """The gRPC service at `host:port`; every method raises RequestFailed if it gets no answer."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -28,13 +28,13 @@ class Server:
         options = [
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
-            ("grpc.max_reconnect_backoff_ms", 1000),  # a user who tries again has waited long enough
+            ("grpc.max_reconnect_backoff_ms", 1000),  # so that a retry by the user reconnects at once
             ("grpc.enable_http_proxy", 0 if self._local else 1),
         ]
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(url, options))
 
     def outputs(self, graph: str) -> set[str]:
-        """The names of a ready graph's outputs."""
+        """Return the names of the graph's outputs, if it is ready."""
         try:
             ready = service_pb2.ModelReadyRequest(name=graph)
             if not self._stub.ModelReady(ready, timeout=CONNECT_TIMEOUT_S).ready:
@@ -54,15 +54,15 @@ class Server:
             raise RequestFailed(error.details()) from None
 
     def infer(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
-        """Name and value of each output, for an input BYTES [n]."""
+        """Yield name and value of each output, for an input BYTES [n]."""
         with _failures(self.url):
             response = self._stub.ModelInfer(_request(graph, name, texts), timeout=timeout_s)
         yield from _outputs(response)
 
     def stream(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
-        """Name and value of each output as it comes, up to the end signal.
+        """Yield name and value of each output as it arrives, up to the end signal.
 
-        Leaving it early cancels the stream, which ends the generation on the server.
+        Closing the generator early cancels the stream, which ends the generation on the server.
         """
         call = self._stub.ModelStreamInfer(iter([_request(graph, name, texts)]), timeout=timeout_s)
         try:
@@ -82,20 +82,20 @@ class Server:
 
     def _by_proxy(self) -> str:
         used = not self._local and next(filter(os.environ.get, PROXY_VARIABLES), None)
-        return f" (asked through the proxy in {used}; no_proxy can list hosts to ask without it)" if used else ""
+        return f" (via the proxy in {used}; to bypass it, add the host to no_proxy)" if used else ""
 
 
 def python_model(url: str, name: str, *, streaming: bool) -> Server:
-    """A server that is there and has a graph of this name ready, which answers prompts.
+    """Return the server, after checking that the graph of this name is ready and answers prompts.
 
     Raises:
-        RequestFailed: it is not there, or it is another servable.
+        RequestFailed: the server or the graph is not available, or it is another servable.
     """
     server = Server(url)
     outputs = server.outputs(name)
     if not outputs >= {"completion", "token_count"}:
         raise RequestFailed(f"{name} at {url} is another servable: it has no outputs completion and token_count")
-    # The wrong client would wait for an end signal that never comes, or be told of an error that explains nothing.
+    # The wrong client would wait for an end signal that never comes, or get an unhelpful error.
     if ("end_signal" in outputs) != streaming:
         there = "unary servable: use client_unary.py" if streaming else "streaming servable: use client_stream.py"
         raise RequestFailed(f"{name} at {url} is the {there}")
@@ -103,7 +103,7 @@ def python_model(url: str, name: str, *, streaming: bool) -> Server:
 
 
 def is_local(url: str) -> bool:
-    """Whether `host:port`, with or without gRPC's scheme before it, names this machine, which no proxy reaches."""
+    """Whether `host:port`, with or without gRPC's scheme, is this machine, which a proxy can't reach."""
     host = url.rpartition(":")[0].rpartition("/")[2]
     host = host.removeprefix("dns:").removeprefix("ipv4:").removeprefix("ipv6:").strip("[]").rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
@@ -127,7 +127,7 @@ def _outputs(response: service_pb2.ModelInferResponse) -> Outputs:
         try:
             yield output.name, result.as_numpy(output.name)
         except (ValueError, struct.error):
-            raise RequestFailed(f"the server's {output.name} does not fit its shape and datatype") from None
+            raise RequestFailed(f"the server's output {output.name} does not match its shape and datatype") from None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Answers that grow: on a terminal (rich's), and where the output goes elsewhere."""
+"""Shows answers while they grow, on a terminal (with rich) or another output."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from clients.common import harmless, print_blocks, shown
 
-with suppress(ImportError):  # Windows, whose console does not show what is typed meanwhile
+with suppress(ImportError):  # Windows, whose console does not echo typing during an answer
     import termios
 
 FRAMES_PER_SECOND = 12
@@ -25,14 +25,14 @@ WAITING = Text("…", style="dim")
 
 
 class GrowingTexts:
-    """Texts that are not shown."""
+    """Texts that are not shown, and the base class of those that are."""
 
     def show(self, texts: Sequence[str]) -> None:
-        """Show these texts from now on: each is what it was, or longer."""
+        """Show these texts, each of which is the same as before or longer."""
 
 
 def growing_texts(titles: Sequence[str] = ("",), *, hidden: bool = False) -> AbstractContextManager[GrowingTexts]:
-    """Where the texts of an answer are shown while they come, each under its title; `hidden` shows none."""
+    """Return the display for an answer's growing texts, each under its title; `hidden` shows none."""
     if hidden:
         return nullcontext(GrowingTexts())
     terminal = console()
@@ -40,14 +40,14 @@ def growing_texts(titles: Sequence[str] = ("",), *, hidden: bool = False) -> Abs
 
 
 class PlainTexts(GrowingTexts):
-    """One text, printed as it comes; or several, printed at the end."""
+    """Prints a single text as it grows, or several texts at the end."""
 
     def __init__(self, titles: Sequence[str]) -> None:
         self._titles = titles
         self._texts: Sequence[str] = [""] * len(titles)
 
     def show(self, texts: Sequence[str]) -> None:
-        """Print what is new, where there is one text."""
+        """Print the new part, if there is only one text."""
         if len(texts) == 1:
             print(shown(texts[0][len(self._texts[0]) :]), end="", flush=True)
         self._texts = texts
@@ -56,7 +56,7 @@ class PlainTexts(GrowingTexts):
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        """Complete what is printed, also where the answer broke off: the error stands on a line of its own."""
+        """Finish the output, even of an answer that was cut off, so that an error is on its own line."""
         if len(self._texts) > 1:
             print_blocks(self._titles, self._texts)
         elif self._texts[0] or not failed:
@@ -64,7 +64,7 @@ class PlainTexts(GrowingTexts):
 
 
 class LiveTexts(GrowingTexts, Live):
-    """Texts on a terminal, each under its title: their end while they grow, all of them once complete."""
+    """Texts on a terminal, each under its title: only their last lines while they grow, all of them once complete."""
 
     def __init__(self, console: Console, titles: Sequence[str]) -> None:
         self._titles = titles
@@ -79,12 +79,12 @@ class LiveTexts(GrowingTexts, Live):
         )
 
     def show(self, texts: Sequence[str]) -> None:
-        """Show these texts from the next frame on."""
+        """Show these texts in the next frame."""
         self._texts = texts
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Rich's hook: what makes a frame. It goes up by the last frame's lines, and here by what a window that was
-        made narrower has wrapped of them.
+        """Rich's hook that builds a frame. Rich moves up by the last frame's lines; this adds the rows into which
+        they have wrapped if the window was made narrower.
         """
         return [self._tail.wrapped_rows(self.console.width), *super().process_renderables(renderables)]
 
@@ -102,7 +102,7 @@ class LiveTexts(GrowingTexts, Live):
 
 
 class _Tail:
-    """The last lines of a renderable, as many as the screen has room for."""
+    """The last lines of a renderable that fit on the screen."""
 
     def __init__(self) -> None:
         self.renderable: ConsoleRenderable = Group()
@@ -117,7 +117,7 @@ class _Tail:
             yield Segment.line()
 
     def wrapped_rows(self, width: int) -> Control:
-        """Clear the rows that the lines shown last take up beyond one each, now that the window is this wide."""
+        """Clear the extra rows into which the last lines have wrapped, now that the window has this width."""
         rows = sum(ceil(length / width) - 1 for length in self._lengths if length)
         return Control(*((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)) * rows)
 
@@ -125,11 +125,11 @@ class _Tail:
 class _Cell(TableDataElement):
     def __init__(self, justify: JustifyMethod) -> None:
         super().__init__(justify)
-        self.content.overflow = "fold"  # where a narrow window would cut words off
+        self.content.overflow = "fold"  # a narrow window would otherwise cut off words
 
 
 class _Markdown(Markdown):
-    """Markdown as models write it: a line ends where it ends, and tags such as <think>, images and sources are text."""
+    """Markdown as models write it: line breaks are kept, and tags such as <think>, images and references stay text."""
 
     elements: ClassVar[dict] = Markdown.elements | {"td_open": _Cell, "th_open": _Cell}
 
@@ -150,8 +150,8 @@ def _live_texts(terminal: Console, titles: Sequence[str]) -> Iterator[LiveTexts]
 
 
 def console() -> Console:
-    """The output, on which text is text and no markup; a terminal is what the system says is one."""
-    # An exported COLUMNS or LINES is the size of some other window, or of this one before it was resized.
+    """Return a console for standard output without markup, which is a terminal only if the system says so."""
+    # Exported COLUMNS and LINES may be the size of another window, or of this one before it was resized.
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     return Console(
         markup=False,
@@ -164,7 +164,7 @@ def console() -> Console:
 
 @contextmanager
 def _echo_off() -> Iterator[None]:
-    """What is typed meanwhile does not get between the lines of an answer; it is there at the next prompt."""
+    """Do not echo what is typed during an answer, where it would mix with the text; the next prompt shows it."""
     if not sys.stdin or not sys.stdin.isatty() or "termios" not in globals():
         yield
         return

@@ -1,4 +1,4 @@
-"""What both chat graphs put out about a finished answer."""
+"""The outputs of both chat graphs for a finished answer."""
 
 import numpy as np
 from pyovms import Tensor
@@ -8,13 +8,13 @@ from text_generation.serve.tensors import pack_texts
 
 
 def text(name: str, content: str) -> Tensor:
-    """One text, BYTES [1]."""
+    """Return one text, BYTES [1]."""
     return Tensor(name, pack_texts([content]), shape=[1], datatype="BYTES")
 
 
 def summary(generation: Generation) -> list[Tensor]:
-    """finish_reason BYTES [1], prompt_tokens and completion_tokens INT32 [1], logprobs FP32 [n]: one for each token of
-    the completion, or none where they were not asked for."""
+    """Return finish_reason BYTES [1], prompt_tokens and completion_tokens INT32 [1], and logprobs FP32 [n], one for
+    each token of the completion, or none if they were not requested."""
     [completion], [prompt_tokens] = generation.completions, generation.prompt_lengths
     return [
         text("finish_reason", completion.finish_reason),

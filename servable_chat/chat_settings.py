@@ -1,4 +1,4 @@
-"""What these servables run with; see the README's table of settings."""
+"""The settings of these servables; see the table in the README."""
 
 from text_generation.serve.logs import set_up_logging
 from text_generation.serve.settings import Settings

@@ -12,18 +12,18 @@ from text_generation.serve.tensors import input_named, unpack_text
 
 
 class OvmsPythonModel:
-    """The server makes one object per graph definition and calls `execute` from several threads at once."""
+    """The server creates one object per graph definition and calls `execute` from several threads at once."""
 
     chat = None
 
     def initialize(self, kwargs):
-        """Load the model; an exception leaves the graph unavailable, with the reason in the server's log."""
+        """Load the model; an exception makes the graph unavailable, with the reason in the server's log."""
         self.chat = loading.acquire(settings)
 
     def execute(self, inputs):
         """request BYTES [1], JSON -> a completion BYTES [1] per step, then its summary, then end_signal.
 
-        A generator, as in servable_stream. A waiting client is not told of an exception, so errors are an output too.
+        A generator, as in servable_stream. A waiting client does not learn of exceptions, so errors are an output, too.
         """
         request = input_named("request", inputs)
         try:
@@ -32,13 +32,13 @@ class OvmsPythonModel:
                 with self.chat.answer(ChatRequest.parse(unpack_text(request)), observation) as generation:
                     for [piece] in generation:
                         yield [text("completion", piece)]
-                        yield []  # the server sends a set when it has the next one, and this one takes no time
+                        yield []  # the server sends a set only once it has the next one, which this provides at once
             yield summary(generation)
         except Exception as error:
             yield [text("error_message", client_message(error))]
         yield [Tensor("end_signal", np.empty(0, dtype=np.uint8))]
 
     def finalize(self):
-        """Give the model back; the server calls this also where `initialize` failed."""
+        """Release the model; the server also calls this if `initialize` failed."""
         if self.chat is not None:
             loading.release(self.chat)

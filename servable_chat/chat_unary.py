@@ -1,4 +1,4 @@
-"""A Python servable of OpenVINO Model Server: a conversation comes in, the whole answer goes out."""
+"""A Python servable of OpenVINO Model Server: a conversation comes in, the complete answer goes out."""
 
 from chat_outputs import summary, text
 from chat_settings import settings
@@ -9,16 +9,16 @@ from text_generation.serve.tensors import input_named, unpack_text
 
 
 class OvmsPythonModel:
-    """The server makes one object per graph definition and calls `execute` from several threads at once."""
+    """The server creates one object per graph definition and calls `execute` from several threads at once."""
 
     chat = None
 
     def initialize(self, kwargs):
-        """Load the model; an exception leaves the graph unavailable, with the reason in the server's log."""
+        """Load the model; an exception makes the graph unavailable, with the reason in the server's log."""
         self.chat = loading.acquire(settings)
 
     def execute(self, inputs):
-        """request BYTES [1], JSON -> completion BYTES [1] and its summary; an exception is the client's error."""
+        """request BYTES [1], JSON -> completion BYTES [1] and its summary; an exception becomes the client's error."""
         request = input_named("request", inputs)
         with self.chat.observe() as observation:
             self.chat.check_json_size(request.size)
@@ -27,6 +27,6 @@ class OvmsPythonModel:
         return [text("completion", completion), *summary(generation)]
 
     def finalize(self):
-        """Give the model back; the server calls this also where `initialize` failed."""
+        """Release the model; the server also calls this if `initialize` failed."""
         if self.chat is not None:
             loading.release(self.chat)

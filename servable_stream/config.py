@@ -1,4 +1,4 @@
-"""What this servable runs with; see the README's table of settings."""
+"""The settings of this servable; see the table in the README."""
 
 from text_generation.serve.logs import set_up_logging
 from text_generation.serve.settings import Settings

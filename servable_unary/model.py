@@ -1,4 +1,4 @@
-"""A Python servable of OpenVINO Model Server: prompts come in, whole completions go out."""
+"""A Python servable of OpenVINO Model Server: prompts come in, complete answers go out."""
 
 import numpy as np
 from config import settings
@@ -9,12 +9,12 @@ from text_generation.serve.tensors import input_named, pack_texts, unpack_texts
 
 
 class OvmsPythonModel:
-    """The server makes one object per graph definition and calls `execute` from several threads at once."""
+    """The server creates one object per graph definition and calls `execute` from several threads at once."""
 
     chat = None
 
     def initialize(self, kwargs):
-        """Load the model; an exception leaves the graph unavailable, with the reason in the server's log."""
+        """Load the model; an exception makes the graph unavailable, with the reason in the server's log."""
         self.chat = loading.acquire(settings)
 
     def execute(self, inputs):
@@ -30,6 +30,6 @@ class OvmsPythonModel:
         ]
 
     def finalize(self):
-        """Give the model back; the server calls this also where `initialize` failed."""
+        """Release the model; the server also calls this if `initialize` failed."""
         if self.chat is not None:
             loading.release(self.chat)

@@ -339,7 +339,7 @@ class TestSettings:
         longest.send_keys("2000")
         browser.ask("Hello")
         watch.until(browser.notes)
-        assert browser.notes()[0].startswith("Answers of this server have 1500 tokens at most")
+        assert browser.notes()[0].startswith("This server's answers have at most 1500 tokens")
         self.field(browser, "Temperature").send_keys("9")
         browser.ask("Hello again")
         watch.until(lambda: len(browser.notes()) == 2)
@@ -352,11 +352,11 @@ class TestWhatGoesWrong:
         watch.until(browser.notes)
         assert browser.notes()[0].startswith("The server is busy")
         assert browser.answer("broken half an answer")[1].startswith(
-            "The server could not answer: the model broke What"
+            "The server could not answer: the model broke The partial"
         )
         answer, note = browser.answer("unfinished half an answer")
         assert answer == "half an answer"
-        assert note == "The server ended in the middle of the answer. What came of the answer is kept. ↻ asks again."
+        assert note == "The server ended in the middle of the answer. The partial answer is kept. ↻ asks again."
         browser.answer("one more")
         sent = json.loads(browser.answer("messages")[0])  # five at most
         assert [message["content"] for message in sent] == [
@@ -390,7 +390,7 @@ class TestWhatGoesWrong:
                 watch.until(lambda: len(browser.texts("bot")) == 3)
                 server.process.kill()
                 watch.until(lambda: len(browser.notes()) == 2)
-                assert browser.notes()[1].startswith("The server ended in the middle of the answer. What came")
+                assert browser.notes()[1].startswith("The server ended in the middle of the answer. The partial")
                 assert "word0 word1" in browser.texts("bot")[2]
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 CLIENT = [sys.executable, str(ROOT / "client_chat.py"), "--url"]
-GREETING = "/help lists the commands; an empty line or Ctrl-D leaves\n"
+GREETING = "/help lists the commands; an empty line or Ctrl-D quits\n"
 NUMBERS = r"\d+ tokens?, \d+\.\d tokens/s, first token after \d+ ms"
 
 
@@ -161,7 +161,7 @@ class TestTerminal:
         window.type("endless")
         window.until("word20")
         window.send("C-c")
-        window.until("stopped; what came of the answer is kept")
+        window.until("stopped; the partial answer is kept")
         watch.until(lambda: server.log.count("left") > already)
         window.type("messages")
         answered(window)
@@ -193,7 +193,7 @@ class TestTerminal:
     def test_retry_replaces_the_last_answer(self, chatting):
         window = chatting()
         window.type("/retry")
-        window.until("error: there is no question yet to ask again")
+        window.until("error: there is no question to ask again yet")
         window.type("say one")
         answered(window)
         window.type("/retry")
@@ -207,7 +207,7 @@ class TestTerminal:
         window.type("say one")
         answered(window)
         window.type("/new")
-        window.until("a new conversation")
+        window.until("started a new conversation")
         window.type("messages")
         answered(window, 2)
         assert '[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "messages"}]' in joined(
@@ -225,7 +225,7 @@ class TestTerminal:
             {"role": "assistant", "content": "汉字 🙂"},
         ]
         for line, says in (
-            ("/save", "/save needs the name of a file"),
+            ("/save", "/save needs a file name"),
             ("/save /nowhere/chat.json", "can't write /nowhere/chat.json: No such file or directory"),
             ("/save ~nobody-of-this-name/x", "can't write ~nobody-of-this-name/x: Could not determine home directory."),
         ):
@@ -237,10 +237,10 @@ class TestTerminal:
         window.type("/help")
         window.until("/new ", "/retry ", "/save FILE", "/help ")
         window.type("/nwe")
-        window.until("error: there is no command /nwe: /help lists them")
+        window.until("error: unknown command /nwe: /help lists the commands")
         window.type(" /etc/passwd is no command")
         answered(window)
-        assert "error: there is no command /etc" not in window.scrolled
+        assert "error: unknown command /etc" not in window.scrolled
 
     def test_no_escape_sequence_of_an_answer_reaches_the_terminal(self, chatting):
         window = chatting()
@@ -281,7 +281,7 @@ class TestTerminal:
         window.until("answer\nerror: the model broke\n")
         window.type("cut short")
         answered(window)
-        assert "; cut off at the most tokens an answer may have" in joined(window.screen)
+        assert "; cut off at the maximum answer length" in joined(window.screen)
         window.type("messages")
         answered(window, 2)
         assert "broken" not in window.screen.partition("> messages")[2]
@@ -344,7 +344,7 @@ class TestPipe:
         [
             ("busy", "busy: all places are taken: try again later"),
             ("broken", "the model broke"),
-            ("/nwe", "there is no command /nwe: /help lists them"),
+            ("/nwe", "unknown command /nwe: /help lists the commands"),
             ("/save /nowhere/x", "can't write /nowhere/x: No such file or directory"),
             (b"h\xff", "the question is not text in UTF-8"),
         ],
@@ -373,7 +373,7 @@ class TestPipe:
         command = ["bash", "-c", 'exec "$@" <&-', "bash", *CLIENT, server.grpc_url]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert (result.returncode, result.stdout) == (1, "")
-        assert result.stderr == "error: the input is closed: type questions, or pipe them in, one a line\n"
+        assert result.stderr == "error: the input is closed: type questions, or pipe them in, one per line\n"
 
     def test_no_server_and_no_chat_are_one_line(self, stream_server):
         for url, says in (

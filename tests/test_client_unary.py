@@ -116,7 +116,7 @@ def test_a_proxy_that_fails_is_named(variable):
     command = [sys.executable, str(ROOT / "client_unary.py"), "-p", "Hi", "--url", "server.example:9000"]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert f"(asked through the proxy in {variable}; " in result.stderr
+    assert f"(via the proxy in {variable}; " in result.stderr
 
 
 @pytest.mark.parametrize("client", ["client_unary.py", "client_stream.py", "client_chat.py"])

@@ -1,4 +1,4 @@
-"""From a question in the page to the messages that answer it, and the note below them."""
+"""Answers a question on the page with messages, and a note below them."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from itertools import pairwise
 from markup import as_typed
 from server import Failed, TooLong, outputs
 
-FRAME_S = 0.05  # showing a growing answer more often only costs time
-NOTE = {"id": "note"}  # the metadata of what the page says itself; no part of the conversation
+FRAME_S = 0.05  # updating a growing answer more often only costs time
+NOTE = {"id": "note"}  # metadata of the page's own messages, which are not part of the conversation
 
 
 def conversation(history: list[dict]) -> list[dict[str, str]]:
-    """What was said, for the model: questions that have an answer, and these."""
+    """Return the conversation for the model: the answered questions, with their answers."""
     said = [
         {"role": message["role"], "content": message["content"][0]["text"]}
         for message in history
@@ -23,7 +23,7 @@ def conversation(history: list[dict]) -> list[dict[str, str]]:
 
 
 def answering(url: str) -> Callable:
-    """The function that ChatInterface calls with each question."""
+    """Return the function that ChatInterface calls with each question."""
 
     async def answer(question, history, system, temperature, top_p, max_tokens, stop):
         first = [{"role": "system", "content": system}] if system.strip() else []
@@ -51,7 +51,7 @@ def answering(url: str) -> Callable:
                         elif name == "completion_tokens":
                             tokens = int(value[0])
                         elif name == "finish_reason" and value[0] == b"length":
-                            cut_off = ", cut off at the longest answer"
+                            cut_off = ", cut off at the maximum length"
                 note = f"{tokens} tokens, {tokens / now_s:.1f} tokens/s, first after {first_s:.2f} s{cut_off}{left_out}"
             except TooLong as error:
                 if said:
@@ -59,7 +59,7 @@ def answering(url: str) -> Callable:
                     continue
                 note = f"{error} ↻ asks again."
             except Failed as error:
-                note = f"{error} {'What came of the answer is kept. ' if text else ''}↻ asks again."
+                note = f"{error} {'The partial answer is kept. ' if text else ''}↻ asks again."
             yield [*([spoken(text)] if text else []), {**spoken(f"*{note}*"), "metadata": NOTE}]
             return
 
@@ -70,9 +70,9 @@ def number(text: str, kind: type) -> float | None:
     try:
         return kind(text) if text.strip() else None
     except ValueError:
-        raise Failed(f"Under Settings, {text} is not a number that fits there.") from None
+        raise Failed(f"Under Settings, {text} is not a valid number.") from None
 
 
 def spoken(text: str) -> dict:
-    """A message of the model's, or of the page in its place."""
+    """Return a message by the model, or by the page in its place."""
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}

@@ -1,4 +1,4 @@
-"""A page to talk to a served model: Gradio's ChatInterface over the graph chat_stream of servable_chat."""
+"""A chat page for a served model: Gradio's ChatInterface on top of the graph chat_stream of servable_chat."""
 
 import argparse
 
@@ -13,12 +13,12 @@ NOTHING_FROM_ELSEWHERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-src 'none'; object-src 'none'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
-AS_SET = "as the server is set"
+AS_SET = "the server's default"
 CSS = ".message em:only-child { opacity: 0.6; font-size: 0.85em; font-style: normal } .dark { color-scheme: dark }"
 
 
 def page(url: str) -> gr.ChatInterface:
-    """The page for the server at this address."""
+    """Create the page for the server at this address."""
     longest_answer = gr.Textbox("", label="Longest answer, in tokens", placeholder=AS_SET)
     chat = gr.ChatInterface(
         answering(url),
@@ -31,7 +31,7 @@ def page(url: str) -> gr.ChatInterface:
             gr.Textbox("", label="Temperature", placeholder=f"0 to 2; else {AS_SET}"),
             gr.Textbox("", label="Top-p", placeholder=f"up to 1; else {AS_SET}"),
             longest_answer,
-            gr.Textbox("", label="Stop before", placeholder="up to four texts, one a line", lines=2),
+            gr.Textbox("", label="Stop before", placeholder="up to four texts, one per line", lines=2),
         ],
         additional_inputs_accordion=gr.Accordion("Settings", open=False),
         editable=True,
@@ -61,7 +61,7 @@ def main() -> None:
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(app, chat, "/", theme=theme, css=CSS, footer_links=[], run_history=False)
-    # A browser opens six connections to a page at most, and that is one for each tab, for nothing that is needed here.
+    # A browser opens at most six connections to a page, and the heartbeat, not needed here, takes one for each tab.
     chat.config["connect_heartbeat"] = False
     headers = [("Content-Security-Policy", NOTHING_FROM_ELSEWHERE)]
     uvicorn.run(app, host=arguments.host, port=arguments.port, headers=headers, access_log=False)

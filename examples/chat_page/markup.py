@@ -1,20 +1,20 @@
-"""Gradio's chatbot with HTML shown as the text it is; Markdown and code stay what they are."""
+"""Makes Gradio's chatbot show HTML as text, without affecting Markdown and code."""
 
 import re
 
 import gradio as gr
 
-TAG = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)|<(?=[A-Za-z/!?])", re.DOTALL)  # but not in code
-JOINER = "\N{WORD JOINER}"  # invisible; a < that it follows begins no tag
+TAG = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`)|<(?=[A-Za-z/!?])", re.DOTALL)  # except in code
+JOINER = "\N{WORD JOINER}"  # invisible; after a < it prevents a tag
 
 
 def as_typed(text: str) -> str:
-    """Text as it was before the page showed it."""
+    """Return the text as it was before with_html_as_text changed it."""
     return text.replace("<" + JOINER, "<")
 
 
 def with_html_as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
-    """The same chatbot, which shows HTML as text."""
+    """Make the chatbot show HTML as text, and return it."""
     to_page, from_page = chatbot.postprocess, chatbot.preprocess
 
     def postprocess(value):

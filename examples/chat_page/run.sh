@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The chat servable on the demo's model, and the page in front of it, until Ctrl-C. `make chat` runs it.
+# Serves the demo's model with the chat servable, and the page in front of it, until Ctrl-C. `make chat` runs it.
 #
-# MODEL, PORT, REST_PORT and CHAT_PORT are taken from the environment.
+# Reads MODEL, PORT, REST_PORT and CHAT_PORT from the environment.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -14,7 +14,7 @@ python=.venv/bin/python
 log=$(mktemp)
 server= page=
 
-finish() {  # the page first, so that the server has no answer to wait for
+finish() {  # ends the page first, so that the server has no answer to wait for
     for process in $page $server; do
         kill "$process" 2>/dev/null || true
         wait "$process" || true
@@ -45,7 +45,7 @@ until answers "$REST_PORT/v2/models/chat_stream/ready" && answers "$CHAT_PORT/";
     fi
     sleep 0.2
 done
-echo "http://127.0.0.1:$CHAT_PORT/ (Ctrl-C ends it)"
+echo "http://127.0.0.1:$CHAT_PORT/ (Ctrl-C to stop)"
 wait -n "$server" "$page" || true
 cat "$log" >&2
 exit 1

@@ -1,4 +1,4 @@
-"""The graph chat_stream of a model server: a conversation goes in, its answer comes out piece by piece."""
+"""Client of a model server's graph chat_stream: sends a conversation and receives the answer piece by piece."""
 
 import json
 import re
@@ -14,7 +14,7 @@ DIRECTLY = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -
 
 
 class Failed(Exception):
-    """No answer, or only a part of one; the message explains why in plain words."""
+    """There is no answer, or only a partial one; the message explains why in plain words."""
 
 
 class TooLong(Failed):
@@ -22,15 +22,15 @@ class TooLong(Failed):
 
 
 class TooManyTokens(Failed):
-    """The request asks for a longer answer than the server gives: of `ceiling` tokens at most."""
+    """The request asks for a longer answer than the server allows, which is `ceiling` tokens."""
 
     def __init__(self, ceiling: int):
-        super().__init__(f"Answers of this server have {ceiling} tokens at most: choose a smaller longest answer.")
+        super().__init__(f"This server's answers have at most {ceiling} tokens: choose a smaller longest answer.")
         self.ceiling = ceiling
 
 
 async def longest_possible_answer(url: str) -> int | None:
-    """The most tokens that an answer of this server may have, read off how it refuses more; None where it does not."""
+    """Return the maximum length of this server's answers in tokens, from its refusal of a longer one, or None."""
     request = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 2**31 - 1}
     try:
         async with aclosing(outputs(url, request)) as pieces:
@@ -38,12 +38,12 @@ async def longest_possible_answer(url: str) -> int | None:
     except TooManyTokens as refused:
         return refused.ceiling
     except Failed:
-        pass  # the first question will say why
+        pass  # the first question will show the reason
     return None
 
 
 async def outputs(url: str, request: dict) -> AsyncGenerator[tuple[str, np.ndarray]]:
-    """Name and value of each output of chat_stream. To leave it ends the generation on the server."""
+    """Yield name and value of each output of chat_stream. Closing the generator ends the generation on the server."""
     tensor = InferInput("request", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([json.dumps(request).encode()], dtype=np.object_))
 
@@ -72,17 +72,17 @@ async def outputs(url: str, request: dict) -> AsyncGenerator[tuple[str, np.ndarr
                 await client.is_server_live(client_timeout=5)
             except Exception:
                 raise Failed(f"No server answers at {url}. It may not be running yet.") from error
-            raise Failed("The server is there, but its chat model is not ready. It may still be loading.") from error
+            raise Failed("The server is running, but its chat model is not ready. It may still be loading.") from error
         finally:
             call.cancel()
 
 
 def refusal(message: str) -> Failed:
-    """What the servable says, in other words where a user has set nothing of that name."""
+    """Return the servable's error, reworded where it names settings that a user of the page does not know."""
     if message.startswith("busy: "):
-        return Failed("The server is busy: others are being answered and waiting. Try again in a moment.")
+        return Failed("The server is busy with other requests. Try again in a moment.")
     if message.startswith("too long: "):
-        return TooLong("This is too long for the model. Ask something shorter, or begin a new conversation.")
+        return TooLong("This is too long for the model. Ask something shorter, or start a new conversation.")
     if ceiling := re.search(r"MAX_NEW_TOKENS of this server is (\d+)", message):
         return TooManyTokens(int(ceiling[1]))
     return Failed(f"The server could not answer: {message}")

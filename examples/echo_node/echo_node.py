@@ -1,4 +1,4 @@
-"""The smallest Python node of OpenVINO Model Server: it sends back what it gets."""
+"""The smallest Python node for OpenVINO Model Server: it returns its input."""
 
 from pyovms import Tensor
 
