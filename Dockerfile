@@ -1,33 +1,33 @@
-# openvino/model_server:py: the model server, what a servable imports, the servables and the two model commands.
+# openvino/model_server:py: the model server, the servables with their dependencies, and the two model commands.
 #   make python_image
 #   make python_image BASE_IMAGE=openvino/model_server:latest-gpu
 #   make python_image BASE_IMAGE=registry.connect.redhat.com/intel/openvino-model-server:latest
 ARG BASE_IMAGE=openvino/model_server:latest
-# The base is the user's choice; what depends on its release is read from it below.
+# The base is the user's choice; anything that depends on its release is determined below.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE}
 
 USER root
-# Paths as the base has them; newer releases keep jinja2, which the server itself imports, in python_deps. The address is
-# the container's own: what publishes LLM_METRICS_PORT decides who reaches it.
+# The base image's own paths; newer releases have jinja2, which the server itself imports, in python_deps. The address
+# is inside the container: whoever publishes LLM_METRICS_PORT decides who can reach it.
 ENV LD_LIBRARY_PATH=/ovms/lib \
     PYTHONPATH=/ovms/lib/python:/ovms/python_deps \
     LLM_METRICS_ADDRESS=0.0.0.0
-# For pip, while building only: the system's Python is the one the server embeds, so no virtual environment.
+# For pip, during the build only: the server embeds the system's Python, so there is no virtual environment.
 ARG PIP_BREAK_SYSTEM_PACKAGES=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-# From what changes least to what changes most, so that a rebuild starts as late as it can.
+# Ordered from least to most frequently changed, so that a rebuild starts as late as possible.
 WORKDIR /opt/text_generation
 COPY deploy/image/install_pip.sh deploy/image/
 RUN deploy/image/install_pip.sh
 
-# The three OpenVINO packages are the base's own: pip is shown them in the base's release and installs none.
+# The three OpenVINO packages come with the base: pip sees them as installed in the base's release and adds none.
 COPY requirements.txt deploy/image/openvino_release.py ./
 RUN python3.12 openvino_release.py /ovms/bin/ovms constraints.txt openvino_release
 
-# PyTorch's own CPU index: its +cpu builds go before the same release elsewhere, which brings gigabytes of CUDA
-# packages. Empty for those: --build-arg TORCH_INDEX=
+# PyTorch's own CPU index: its +cpu builds take precedence over the same release elsewhere, which adds gigabytes of CUDA
+# packages. To use those, leave it empty: --build-arg TORCH_INDEX=
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN PYTHONPATH="${PWD}/openvino_release:${PYTHONPATH}" python3.12 -m pip install --no-cache-dir \
     ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} -r requirements.txt
@@ -47,5 +47,5 @@ USER ovms
 RUN ["python3.12", "deploy/image/check_imports.py"]
 
 WORKDIR /
-# The server takes no more REST workers than a sixth of the files that it may open, of which many runtimes allow 1,024.
+# The server allows no more REST workers than a sixth of its limit on open files, which many runtimes set to 1,024.
 ENTRYPOINT ["/bin/sh", "-c", "ulimit -S -n $(ulimit -H -n); exec /ovms/bin/ovms \"$@\"", "ovms"]

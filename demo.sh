@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole demo: a chat model is downloaded, compressed, served and asked: whole answers, pieces, and a
+# The whole demo: downloads, compresses and serves a chat model, and asks it for complete answers, a stream, and a
 # conversation. `make demo` runs it.
 #
-# MODEL, PORT and REST_PORT are taken from the environment; ports not given are free ones. Models that are there already
-# are used as they are.
+# Reads MODEL, PORT and REST_PORT from the environment; by default the ports are free ones. Existing models are used as
+# they are.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -72,7 +72,7 @@ ask() {  # COMMAND [ARGUMENT ...]: as run, for a client
     limited "$@"
 }
 
-rest() {  # PATH: whether the server answers it with a success; `failure` is what curl says otherwise
+rest() {  # PATH: whether the server answers with success; otherwise `failure` is curl's message
     failure=$(curl --noproxy localhost --silent --show-error --fail --max-time 10 --output /dev/null \
         "localhost:$REST_PORT$1" 2>&1)
 }
@@ -97,7 +97,7 @@ serve() {  # SERVABLE GRAPH
         cat "$log" >&2
         exit 1
     fi
-    # A server whose graph could not be loaded is ready all the same.
+    # The server is ready even if its graph could not be loaded.
     if ! rest "/v2/models/$2/ready"; then
         echo "the server could not load the model:" >&2
         grep ' ERROR ' "$log" >&2
@@ -125,7 +125,7 @@ ask python client_stream.py --url "localhost:$PORT" --prompt "$relativity"
 ask python client_stream.py --url "localhost:$PORT" -p "$relativity" -p "$einstein"
 stop_server
 
-# The second question needs the first.
+# The second question depends on the first.
 questions=("What is the capital of Japan?" "What is its population?")
 serve servable_chat chat_stream
 chat=(python client_chat.py --url "localhost:$PORT" --temperature 0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Download a chat model and make an OpenVINO model folder of it."""
+"""Download a chat model and create an OpenVINO model folder from it."""
 
 from text_generation.prepare.commands.download_model import main
 

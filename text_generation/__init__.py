@@ -1,4 +1,4 @@
-"""Chat models in OpenVINO Model Server's Python nodes: prepare a model, turn prompts into text pieces."""
+"""Chat models in Python nodes of OpenVINO Model Server: prepare models and generate text."""
 
 import os
 import tempfile
@@ -6,5 +6,5 @@ from pathlib import Path
 
 try:
     Path.home()
-except RuntimeError:  # no HOME and a user id without a name, as in some clusters: importing OpenVINO fails
+except RuntimeError:  # no HOME and an unknown user id, as in some clusters: importing OpenVINO would fail
     os.environ["HOME"] = tempfile.gettempdir()
