@@ -68,7 +68,7 @@ def _save_checkpoint(folder: Path, shape: LlamaConfig, tokenizer_folder: Path) -
 
 
 def _cut(tokenizer: Tokenizer, size: int) -> Tokenizer:
-    """Remove the ids from `size` on from a byte-level BPE tokenizer: drops later merges, but can still encode any text."""
+    """Remove the ids from `size` on from a byte-level BPE tokenizer, with their merges; any text stays encodable."""
     fields = json.loads(tokenizer.to_str())
     model = fields["model"]
     model["vocab"] = {token: token_id for token, token_id in model["vocab"].items() if token_id < size}
