@@ -24,45 +24,49 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
     Raises CheckpointError for architectures unknown to transformers or Optimum, for encoders and classifiers, and for
     models that keep state other than a key-value cache.
     """
-    from optimum.exporters.openvino.utils import SSM_MODELS
-
     path = checkpoint / "config.json"
-    stated = read_json(path)
+    content = read_json(path)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
             checkpoint, local_files_only=True, trust_remote_code=False
         )
-        causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     except Exception as error:  # depends on the file's content
-        if "auto_map" in stated:
+        if "auto_map" in content:
             raise code_error(path) from error
         raise CheckpointError(f"{path} describes a model unknown to transformers: {first_line(error)}") from error
-    code = stated.get("auto_map", {})
-    known = {"AutoConfig": type(config).__name__, "AutoModelForCausalLM": causal.__name__ if causal else None}
-    if any(auto in code and str(code[auto]).rpartition(".")[2] != name for auto, name in known.items()):
+    auto_map = content.get("auto_map", {})
+    classes = {"AutoConfig": type(config).__name__, "AutoModelForCausalLM": model_class and model_class.__name__}
+    if any(auto in auto_map and str(auto_map[auto]).rpartition(".")[2] != name for auto, name in classes.items()):
         raise code_error(path)
-    reason = None
-    if config.is_encoder_decoder:
-        reason = "has an encoder and a decoder"
-    elif causal is None or not _generates(stated.get("architectures"), causal.__name__):
-        reason = "does not generate text"
-    elif config.model_type in SSM_MODELS:
-        reason = "keeps state other than a key-value cache"
-    elif config.model_type in _ANSWERS_DIFFER:
-        reason = "OpenVINO GenAI runs incorrectly"
-    elif not is_exportable(config.model_type):
-        reason = "can't be exported by Optimum"
-    if reason:
-        name = ", ".join(stated.get("architectures") or [config.model_type])
+    architectures = content.get("architectures")
+    if reason := _why_not_servable(config, model_class, architectures):
+        name = ", ".join(architectures or [config.model_type])
         raise CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, use another one")
     context_length(checkpoint)
     return config
 
 
-def _generates(architectures: list[str] | None, causal: str) -> bool:
+def _why_not_servable(config: PretrainedConfig, model_class: Any, architectures: list[str] | None) -> str | None:
+    from optimum.exporters.openvino.utils import SSM_MODELS
+
+    if config.is_encoder_decoder:
+        return "has an encoder and a decoder"
+    if model_class is None or not _generates(architectures, model_class.__name__):
+        return "does not generate text"
+    if config.model_type in SSM_MODELS:
+        return "keeps state other than a key-value cache"
+    if config.model_type in _ANSWERS_DIFFER:
+        return "OpenVINO GenAI runs incorrectly"
+    if not is_exportable(config.model_type):
+        return "can't be exported by Optimum"
+    return None
+
+
+def _generates(architectures: list[str] | None, model_class: str) -> bool:
     """Whether one of config.json's architectures generates text, which for many only the name shows."""
     return not architectures or any(
-        name == causal or name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
+        name == model_class or name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures
     )
 
 

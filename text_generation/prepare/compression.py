@@ -47,25 +47,30 @@ def compress(
     if precision == "INT8":
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     elif precision == "INT4":
-        recipe = recipe or Int4Recipe()
-        chosen = recipe if calibrate else replace(recipe, awq=recipe.data_free_awq, scale_estimation=False)
         samples = _samples(source, model) if calibrate else None
-        model = nncf.compress_weights(
-            model,
-            mode=nncf.CompressWeightsMode.INT4_SYM if chosen.symmetric else nncf.CompressWeightsMode.INT4_ASYM,
-            group_size=chosen.group_size,
-            ratio=chosen.ratio,
-            awq=chosen.awq,
-            scale_estimation=chosen.scale_estimation,
-            dataset=nncf.Dataset(samples) if samples else None,
-            subset_size=len(samples) if samples else 128,
-            # Layers not divisible into groups of this size get smaller groups.
-            advanced_parameters=nncf.AdvancedCompressionParameters(
-                group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
-            ),
-        )
+        model = _compress_to_int4(model, recipe or Int4Recipe(), samples)
     with growth(folder / "openvino_model.bin", "Saving"):
         ov.save_model(model, folder / "openvino_model.xml", compress_to_fp16=precision == "FP16")
+
+
+def _compress_to_int4(model: ov.Model, recipe: Int4Recipe, samples: list[dict[str, np.ndarray]] | None) -> ov.Model:
+    """Compress by the recipe, or without samples by as much of it as needs no data."""
+    if samples is None:
+        recipe = replace(recipe, awq=recipe.data_free_awq, scale_estimation=False)
+    return nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode.INT4_SYM if recipe.symmetric else nncf.CompressWeightsMode.INT4_ASYM,
+        group_size=recipe.group_size,
+        ratio=recipe.ratio,
+        awq=recipe.awq,
+        scale_estimation=recipe.scale_estimation,
+        dataset=nncf.Dataset(samples) if samples else None,
+        subset_size=len(samples) if samples else 128,
+        # Layers not divisible into groups of this size get smaller groups.
+        advanced_parameters=nncf.AdvancedCompressionParameters(
+            group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST
+        ),
+    )
 
 
 def _samples(folder: Path, model: ov.Model) -> list[dict[str, np.ndarray]]:

@@ -67,19 +67,7 @@ def download(repository: str, revision: str, destination: Path, describe: Callab
         raise CheckpointError("HF_TOKEN contains invalid characters: copy the token again, or unset it")
     plan = _plan(repository, revision)
     if plan is None:
-        with explained(repository, revision):
-            folder = Path(
-                snapshot_download(
-                    repository,
-                    revision=revision,
-                    local_files_only=True,
-                    allow_patterns=FILES,
-                    ignore_patterns=SUBFOLDERS,
-                )
-            )
-            for path in sorted(folder.iterdir()):
-                if not path.is_dir():
-                    _verify(repository, path)
+        folder = _find_in_cache(repository, revision)
         describe(folder)
         return Checkpoint(folder, f"{repository}@{folder.name}")
     large = [file for file in plan if any(fnmatch(file.filename, pattern) for pattern in LARGE_FILES)]
@@ -119,6 +107,24 @@ def _plan(repository: str, revision: str) -> list[DryRunFileInfo] | None:
             "OpenVINO model; use the original model's repository, or another revision"
         )
     return plan
+
+
+def _find_in_cache(repository: str, revision: str) -> Path:
+    """Return the folder with the files in the cache, after checking them."""
+    with explained(repository, revision):
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                local_files_only=True,
+                allow_patterns=FILES,
+                ignore_patterns=SUBFOLDERS,
+            )
+        )
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir():
+                _verify(repository, path)
+    return folder
 
 
 def _fetch(repository: str, revision: str, files: list[DryRunFileInfo]) -> Path:

