@@ -533,7 +533,7 @@ class TestAnyRepository:
     @pytest.mark.parametrize(
         ("files", "part"),
         [
-            ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "holds an adapter"),
+            ({"adapter_config.json": b"{}", "adapter_model.safetensors": b""}, "holds only an adapter"),
             ({"model.Q4_K_M.gguf": b""}, "lacks a required file: config.json"),
         ],
     )
