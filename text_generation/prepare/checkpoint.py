@@ -53,8 +53,8 @@ def is_exported(folder: Path) -> bool:
 def from_folder(folder: Path) -> Checkpoint:
     """Return the checkpoint or OpenVINO model in a folder.
 
-    Raises CheckpointError if the checkpoint's configuration or the headers of its weights show that it can't be used,
-    which takes no library that is slow to import.
+    Raises CheckpointError if the checkpoint's configuration or the headers of its weights show that it can't be used.
+    This imports no slow libraries.
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder: give the folder that contains the checkpoint's files")

@@ -1,4 +1,4 @@
-"""How a model folder is written: under a hidden name next to its final one, flushed to disk and renamed."""
+"""Writes model folders: under a hidden name next to the final one, flushed to disk and renamed."""
 
 import os
 import shutil
