@@ -17,13 +17,13 @@ from filelock import FileLock
 from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, SMALL_MODEL
 
-# Started in the background, a shell's commands ignore Ctrl-C, and so would the processes of the tests that send it.
+# Commands that a shell starts in the background ignore Ctrl-C, and so would the tests' processes that must receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MODEL = "smollm2-135m-instruct"
-# How Python starts a process. subprocess may use other ways than those of os, which it tells first.
+# Audit events for starting a process. subprocess, which has its own, does not always use those of os.
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
-# What decides the bytes of a model folder.
+# The files that determine the content of a model folder.
 CODE = (
     "model_folder.py",
     "prepare/assembly.py",
@@ -38,7 +38,7 @@ PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", 
 WEEK = 7 * 24 * 3600
 
 
-quick_test: str | None = None  # that runs; one without the marker `slow`
+quick_test: str | None = None  # the running test, if it is not marked `slow`
 
 
 def _refuse_processes(event: str, arguments: tuple) -> None:
@@ -51,7 +51,7 @@ sys.addaudithook(_refuse_processes)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A test that is not marked slow starts no process, and so does not make the real model either."""
+    """Ensure that tests not marked slow start no process, and so do not prepare the real model."""
     global quick_test
     quick_test = None if item.get_closest_marker("slow") else item.nodeid
     try:
@@ -62,7 +62,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_cache() -> Path:
-    """The folder in which this machine keeps the real model, as this code and these packages make it."""
+    """The folder of this machine's real model, as made by this version of the code and packages."""
     key = hashlib.sha256()
     for name in CODE:
         key.update((ROOT / "text_generation" / name).read_bytes())
@@ -78,7 +78,7 @@ def model_cache() -> Path:
 
 
 def prepared(cache: Path, suffix: str, *command: str) -> Path:
-    """The folder of the real model with this suffix, made with `command` if it is not there."""
+    """Return the folder of the real model with this suffix, made with `command` if it does not exist."""
     folder = cache / f"{MODEL}{suffix}"
     with FileLock(cache / "lock"):
         if not folder.exists():
@@ -90,7 +90,7 @@ def prepared(cache: Path, suffix: str, *command: str) -> Path:
 
 @pytest.fixture(scope="session")
 def fp32_model(model_cache: Path) -> Path:
-    """SmolLM2-135M-Instruct as download_model.py makes it."""
+    """SmolLM2-135M-Instruct as made by download_model.py."""
     return prepared(model_cache, "", "download_model.py")
 
 
@@ -111,21 +111,21 @@ SERVED_WITH = {"SEED": "1", "MAX_NEW_TOKENS": "64"}
 
 @pytest.fixture(scope="session")
 def unary_server(int8_model: Path) -> Iterator[RunningServer]:
-    """The unary servable on the real model; seeded, so that the same request has the same answer."""
+    """The unary servable with the real model; seeded, so that the same request gets the same answer."""
     with serve(ROOT / "servable_unary", env=SERVED_WITH | {"MODEL_PATH": str(int8_model)}) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def stream_server(int8_model: Path) -> Iterator[RunningServer]:
-    """The streaming servable, seeded likewise."""
+    """The streaming servable, also seeded."""
     with serve(ROOT / "servable_stream", env=SERVED_WITH | {"MODEL_PATH": str(int8_model)}) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat-less Llama of random weights in 16 bits, with a tokenizer of its own, as a checkpoint folder."""
+    """A checkpoint folder with a Llama of random 16-bit weights, its own tokenizer, and no chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -160,7 +160,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model folder that download_model.py makes of the small checkpoint, in FP32."""
+    """The model folder made by download_model.py from the small checkpoint, in FP32."""
     folder = tmp_path_factory.mktemp("small")
     arguments = ["--model", SMALL_MODEL, "--source", str(small_checkpoint), "--output-dir", str(folder)]
     subprocess.run([sys.executable, str(ROOT / "download_model.py"), *arguments], check=True)

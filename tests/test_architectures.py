@@ -1,6 +1,6 @@
-"""Tiny models of today's architectures on the whole way: the Hub, the two commands, both engines.
+"""Tiny models of current architectures, end to end: the Hub, the two commands, both engines.
 
-What is served is compared with what Hugging Face's `generate` makes of the checkpoint.
+The answers are compared with those of Hugging Face's `generate` for the checkpoint.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
-# With these both engines compute as PyTorch does.
+# With these, both engines compute like PyTorch.
 EXACT = json.dumps({"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"})
 TOKENS = 16
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=TOKENS)
@@ -42,9 +42,9 @@ LLAMA_3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 PHI_4_ROPE = {"type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 2.0], "long_factor": [1.0, 1, 2, 4, 8, 16]}
-# Their embeddings are so much larger than what a layer adds that only smaller ones leave it a say.
+# Their embeddings must be smaller, or they would dominate what the layers add.
 GEMMA = {"head_dim": 32, "sliding_window": 8, "initializer_range": 0.05}
-# Each with what sets it apart from the others: type, tokenizer, and sizes beside checkpoints.SIZES.
+# Each with its differences: type, tokenizer, and sizes in addition to checkpoints.SIZES.
 ARCHITECTURES: dict[str, tuple[str, Callable[[], Tokenizer], dict[str, Any]]] = {
     "llama-2": ("llama", sentencepiece_tokenizer, {"num_key_value_heads": 4, "tie_word_embeddings": False}),
     "llama-3": ("llama", byte_level_tokenizer, {"tie_word_embeddings": True, "rope_scaling": LLAMA_3_ROPE}),
@@ -91,7 +91,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def prepared(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder that both commands have worked in, by one process for all, and what they printed."""
+    """The folder in which both commands ran, in one process for all models, and what they printed."""
     folder = tmp_path_factory.mktemp("models")
     with serve_hub({f"org/{name}": read_files(path) for name, path in checkpoints.items()}) as hub:
         done = subprocess.run(
@@ -120,7 +120,7 @@ def test_is_exported_and_compressed(prepared: tuple[Path, str], checkpoints: dic
 
 @pytest.fixture(scope="module")
 def expected(checkpoints: dict[str, Path]) -> Callable[[str], list[tuple[list[int], list[int]]]]:
-    """Of a checkpoint, the token ids of each question's prompt and of Hugging Face's greedy answer to it."""
+    """Return a checkpoint's token ids for each question's prompt and for Hugging Face's greedy answer to it."""
 
     @cache
     def answers(name: str) -> list[tuple[list[int], list[int]]]:
@@ -166,7 +166,7 @@ def test_answers_as_hugging_face_does(prepared: tuple[Path, str], expected: Call
 
 @pytest.mark.parametrize("engine", ["optimum", "genai"])
 def test_a_ready_made_model_answers_too(prepared: tuple[Path, str], expected: Callable, tmp_path, engine: str) -> None:
-    """A repository with an OpenVINO model and no checkpoint, as others publish them."""
+    """A repository with an OpenVINO model and no checkpoint, as published by others."""
     exported = {
         name: data
         for name, data in read_files(prepared[0] / "qwen3").items()

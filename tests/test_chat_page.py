@@ -1,4 +1,4 @@
-"""The chat page in a real browser: headless Chromium in front of Gradio in front of real and scripted answers."""
+"""The chat page in a real browser: headless Chromium with Gradio, and real or scripted answers behind it."""
 
 import json
 import os
@@ -49,7 +49,7 @@ EVIL = (
 
 @pytest.fixture(scope="module")
 def python(model_cache: Path) -> Path:
-    """A Python with the page's own requirements, kept per machine."""
+    """A Python environment with the page's own requirements, kept per machine."""
     key = sha256((EXAMPLE / "requirements.txt").read_bytes() + sys.version.encode()).hexdigest()[:16]
     folder = model_cache.parent / f"chat-page-{key}"
     with FileLock(f"{folder}.lock"):
@@ -64,7 +64,7 @@ def python(model_cache: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def asked_elsewhere() -> Iterator[dict[str, str]]:
-    """The environment of pages: all that they ask of the internet would go to a proxy, which fails the tests."""
+    """The environment of pages, in which any request to the internet would go to a proxy and fail the test."""
     calls = []
     with socket.create_server(("127.0.0.1", 0)) as proxy:
 
@@ -85,7 +85,7 @@ def asked_elsewhere() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running_page(python: Path, environment: dict[str, str], server: str) -> Iterator[str]:
-    """The page for this server; its address."""
+    """Run the page for this server, and yield its address."""
     port = free_port()
     command = [python, EXAMPLE / "app.py", "--url", server, "--port", port]
     process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
@@ -101,7 +101,7 @@ def running_page(python: Path, environment: dict[str, str], server: str) -> Iter
 
 
 class Browser:
-    """Chromium with as many tabs as a test opens; what it asks of whom is watched."""
+    """Chromium with the tabs that a test opens; its requests are recorded."""
 
     def __init__(self, profile: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -124,7 +124,7 @@ class Browser:
 
     @property
     def box(self) -> WebElement:
-        """Where questions are typed."""
+        """The input field for questions."""
         return self.driver.find_element(By.CSS_SELECTOR, "textarea[data-testid=textbox]")
 
     def ask(self, question: str) -> None:
@@ -132,7 +132,7 @@ class Browser:
         self.box.send_keys(question, Keys.ENTER)
 
     def texts(self, role: str) -> list[str]:
-        """What the messages of `user` or `bot` show, the page's notes included."""
+        """The texts of the messages by `user` or `bot`, including the page's notes."""
         script = "return [...document.querySelectorAll('[data-testid=' + arguments[0] + ']')].map(e => e.innerText)"
         return [text.replace("\N{WORD JOINER}", "") for text in self.driver.execute_script(script, role)]
 
@@ -141,7 +141,7 @@ class Browser:
         return self.driver.execute_script(script)
 
     def answer(self, question: str) -> tuple[str, str]:
-        """Ask, wait for the end: the answer and the note below it."""
+        """Ask, wait for the end, and return the answer and the note below it."""
         before = len(self.notes())
         self.ask(question)
         watch.until(lambda: len(self.notes()) > before)
@@ -152,7 +152,7 @@ class Browser:
         self.driver.find_element(By.CSS_SELECTOR, css).click()
 
     def asked(self) -> set[str]:
-        """The hosts of all requests so far that were not stopped; the browser's own pages have other schemes."""
+        """The hosts of all requests so far that were not blocked; the browser's own pages have other schemes."""
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             match message["method"], message["params"]:
@@ -191,7 +191,7 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def model(int8_model: Path) -> Iterator[RunningServer]:
-    """The demo's model, as steady as it can be."""
+    """The demo's model, as deterministic as possible."""
     env = {
         **{"MODEL_PATH": str(int8_model), "ENGINE": "genai", "KV_CACHE_GB": "1", "MAX_NEW_TOKENS": "1500"},
         **{"TEMPERATURE": "0", "REPETITION_PENALTY": "1"},
@@ -358,7 +358,7 @@ class TestWhatGoesWrong:
         assert answer == "half an answer"
         assert note == "The server ended in the middle of the answer. The partial answer is kept. ↻ asks again."
         browser.answer("one more")
-        sent = json.loads(browser.answer("messages")[0])  # five at most
+        sent = json.loads(browser.answer("messages")[0])  # at most five
         assert [message["content"] for message in sent] == [
             *("unfinished half an answer", "half an answer", "one more", "more", "messages"),
         ]

@@ -1,4 +1,4 @@
-"""client_chat.py on a terminal and in a pipe, in front of scripted answers."""
+"""client_chat.py on a terminal and in a pipe, with scripted answers."""
 
 import json
 import os
@@ -48,14 +48,14 @@ def chatting(server: RunningServer) -> Iterator[Callable[..., Terminal]]:
 
 @pytest.fixture(scope="module")
 def real_server(fp32_model: Path) -> Iterator[RunningServer]:
-    """servable_chat on the real model, with room for a few turns."""
+    """servable_chat with the real model, with space for a few turns."""
     env = {"ENGINE": "genai", "MODEL_PATH": str(fp32_model), "MAX_NEW_TOKENS": "40", "TEMPERATURE": "0"}
     with serve(ROOT / "servable_chat", env=env | {"MAX_PROMPT_TOKENS_PER_REQUEST": "100"}) as running:
         yield running
 
 
 def answered(window: Terminal, times: int = 1) -> None:
-    """Wait until so many answers are complete and the next question can be typed."""
+    """Wait until this many answers are complete and the next question can be typed."""
     watch.until(lambda: len(re.findall("first token after", joined(window.scrolled))) >= times)
     watch.until(lambda: window.screen.rstrip().endswith("\n>"))
 
@@ -116,7 +116,7 @@ class TestTerminal:
 
     @pytest.mark.parametrize("columns", [20, 79, 80])
     def test_wide_characters_and_words_are_whole(self, chatting, columns, monkeypatch):
-        monkeypatch.setenv("COLUMNS", "100")  # exported, and not true any more
+        monkeypatch.setenv("COLUMNS", "100")  # exported, but no longer true
         window = chatting(columns=columns)
         window.type("wide")
         answered(window)
@@ -149,7 +149,7 @@ class TestTerminal:
         window.until("word100")
         window.send("C-c")
         window.until("stopped")
-        # A frame that was under way may have left rows of its own above.
+        # A frame that was being drawn may have left rows above.
         whole = window.scrolled[window.scrolled.rindex("word0 ") :]
         numbers = [int(number) for number in re.findall(r"word(\d+)", whole)]
         assert numbers == list(range(len(numbers)))
@@ -166,7 +166,7 @@ class TestTerminal:
         window.type("messages")
         answered(window)
         assert re.search(r'"role": "assistant", "content": "word0 word1 ', joined(window.scrolled))
-        window.send("C-c")  # at the prompt too
+        window.send("C-c")  # also at the prompt
         watch.until(lambda: window.screen.rstrip().endswith("\n>\n>"))
         window.type("say goodbye")
         window.until("> say goodbye\ngoodbye\n")
@@ -393,7 +393,7 @@ class TestPipe:
 
 
 class TestRealModel:
-    """What scripted answers can't show: the flags have their effect, and the server's own limit is understood."""
+    """Not covered by scripted answers: the flags take effect, and the client handles the server's own limit."""
 
     def test_turns_that_no_longer_fit(self, real_server):
         questions = ["What is the capital of Japan?", "What is its population?", "And of Germany?", "And of Spain?"]

@@ -46,7 +46,7 @@ def ask(url: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def endless_server(int8_model) -> RunningServer:
-    """Answers go on far longer than any test here waits."""
+    """Answers last far longer than any test here waits."""
     env = {"MODEL_PATH": str(int8_model), "IGNORE_EOS": "1", "MAX_NEW_TOKENS": "4000"}
     with serve(ROOT / "servable_stream", env=env) as server:
         yield server
@@ -86,7 +86,7 @@ def test_one_prompt_on_a_terminal_grows_to_the_screen_s_end_and_is_whole_at_last
     command = [*CLIENT, endless_server.grpc_url, "-p", PROMPT, "--timeout", "8"]
     with terminal(command, columns=30, rows=8) as window:
         window.until("?\n\n")
-        watch.until(lambda: "Question:" not in window.screen)  # scrolled away: more than the window holds
+        watch.until(lambda: "Question:" not in window.screen)  # scrolled away: more than fits in the window
         assert window.until_ended() == 1
         head, _, text = window.scrolled.lstrip("\n").partition("?\n\n")
         assert "".join(head.split()) == f"Question:{PROMPT[:-1]}".replace(" ", "")
@@ -129,7 +129,7 @@ def test_pieces_are_printed_as_they_come_and_ctrl_c_ends_the_generation(endless_
     client = subprocess.Popen([*CLIENT, endless_server.grpc_url, "-p", PROMPT], stdout=subprocess.PIPE)
     seen = client.stdout.read(len(HEADER) + 1).decode()
     assert seen.startswith(HEADER)
-    assert len(watch.generated(endless_server)) == ended  # the first piece is here, the generation goes on
+    assert len(watch.generated(endless_server)) == ended  # the first piece has arrived, the generation continues
     client.send_signal(signal.SIGINT)
     client.communicate(timeout=30)
     assert client.returncode == 130

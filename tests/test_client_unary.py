@@ -41,7 +41,7 @@ def test_one_prompt(unary_server):
 
 
 def test_an_address_with_grpcs_own_scheme(unary_server):
-    """With which a client can balance over replicas (deploy/README.md)."""
+    """This allows a client to balance over replicas (deploy/README.md)."""
     assert ask(f"dns:///{unary_server.grpc_url}", "-p", "Hi").returncode == 0
 
 

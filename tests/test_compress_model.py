@@ -1,4 +1,4 @@
-"""compress_model.py as its users run it: as a process, on the real model and on a small one."""
+"""compress_model.py as run by users: as a process, with the real model and a small one."""
 
 import contextlib
 import hashlib
@@ -51,7 +51,7 @@ def names(place: Path) -> list[str]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """What a folder holds, but for the names of the nodes in the IR: OpenVINO numbers them through in each process."""
+    """Return a folder's content without the names of the nodes in the IR, which OpenVINO numbers in each process."""
     model_folder.check(folder)
     contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != model_folder.MODEL_INFO}
     contents["openvino_model.xml"] = b""
@@ -59,12 +59,12 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def table(output: str) -> dict[str, list[str]]:
-    """The rows of the table: folder -> size, unit, perplexity, ratio, seconds."""
+    """Return the rows of the table: folder -> size, unit, perplexity, ratio, seconds."""
     rows = output[output.index("Folder") :].split("\n\n")[0].splitlines()[1:]
     return {row.split()[0]: row.split()[1:] for row in rows}
 
 
-@pytest.mark.timeout(900)  # a minute on a quiet machine
+@pytest.mark.timeout(900)  # a minute on an idle machine
 def test_quality_of_the_real_model(fp32_model: Path, int8_model: Path, tmp_path: Path) -> None:
     name = fp32_model.name
     for folder in (fp32_model, int8_model):
@@ -102,7 +102,7 @@ def test_makes_what_is_missing(place: Path) -> None:
         info = model_folder.check(place / (NAME + suffix))
         assert (info.model, info.precision, info.source) == (NAME, precision, original.source)
         assert info.packages["nncf"]
-    # The recipe of the name, with groups that fit the small model's width.
+    # The recipe for this name, with groups that fit the small model's width.
     ir = (place / (NAME + SUFFIXES["INT4"]) / "openvino_model.xml").read_text()
     assert re.search(r'<mode value="int4_sym" ?/>', ir)
     assert re.search(r'element_type="i4" shape="\d+, 1, 64"', ir)
@@ -126,7 +126,7 @@ def test_truncated_model(place: Path) -> None:
 
 @pytest.mark.parametrize("record", [True, False])
 def test_model_that_is_compressed_already(place: Path, record: bool) -> None:
-    """What its weights say counts, with our record or without one."""
+    """The actual precision of the weights counts, with or without our record."""
     assert compress(place, "--precision", "INT4").returncode == 0
     shutil.rmtree(place / NAME)
     (place / (NAME + SUFFIXES["INT4"])).rename(place / NAME)
@@ -141,7 +141,7 @@ def test_model_that_is_compressed_already(place: Path, record: bool) -> None:
 
 
 def test_model_in_16_bits(place: Path) -> None:
-    """As optimum-cli makes it of a 16-bit checkpoint."""
+    """Like a folder made by optimum-cli from a 16-bit checkpoint."""
     assert compress(place, "--precision", "FP16").returncode == 0
     shutil.rmtree(place / NAME)
     (place / (NAME + "_FP16")).rename(place / NAME)
@@ -201,7 +201,7 @@ def test_folder_that_is_replaced_meanwhile(place: Path) -> None:
     shutil.copytree(place / NAME, other)
     command = [sys.executable, str(SCRIPT), "--model", NAME, "--precision", "FP16"]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    # What it imports next takes longer than the two renames.
+    # Its next imports take longer than the two renames.
     assert process.stdout.readline() == f"Making {NAME}_FP16\n"
     (place / NAME).rename(place / "old")
     other.rename(place / NAME)
@@ -235,7 +235,7 @@ def test_folder_of_another_checkpoint_is_not_kept(place: Path) -> None:
 
 def test_too_little_memory_to_calibrate(place: Path) -> None:
     (place / NAME / model_folder.MODEL_INFO).unlink()
-    # Weights with a hole behind them, as large as the machine's memory.
+    # Weights extended by a hole as large as the machine's memory.
     os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
     done = compress(place, "--precision", "INT4", "--calibrate")
     assert_one_line_error(done, "too little memory to calibrate", "omit --calibrate")
@@ -243,7 +243,7 @@ def test_too_little_memory_to_calibrate(place: Path) -> None:
 
 
 def test_disk_full(place: Path) -> None:
-    limit = 100_000  # bytes that a file may have: less than the weights
+    limit = 100_000  # maximum file size in bytes: less than the weights
     done = compress(
         place,
         "--precision",
@@ -256,7 +256,7 @@ def test_disk_full(place: Path) -> None:
 
 def test_perplexity_that_does_not_fit_is_left_out(place: Path) -> None:
     (place / NAME / model_folder.MODEL_INFO).unlink()
-    # Weights with a hole behind them, as large as the machine's memory.
+    # Weights extended by a hole as large as the machine's memory.
     os.truncate(place / NAME / "openvino_model.bin", psutil.virtual_memory().total)
     done = compress(place, "--precision", "INT8")
     assert done.returncode == 0, done.stderr
@@ -268,7 +268,7 @@ def test_perplexity_that_does_not_fit_is_left_out(place: Path) -> None:
 
 @pytest.mark.timeout(300 + 60 * KILLS)
 def test_killed(place: Path) -> None:
-    """SIGKILL at random moments (KILLS of them): never a broken folder, and the next run makes the same ones."""
+    """SIGKILL at random moments (KILLS times) never leaves a broken folder, and the next run makes the same ones."""
     started = time.monotonic()
     assert compress(place).returncode == 0
     duration = time.monotonic() - started
@@ -276,8 +276,8 @@ def test_killed(place: Path) -> None:
     for _ in range(KILLS):
         for suffix in random.sample(sorted(SUFFIXES.values()), 2):
             shutil.rmtree(place / (NAME + suffix), ignore_errors=True)
-        # Imports come first and the perplexities last; the folders are written in between.
-        with contextlib.suppress(subprocess.TimeoutExpired):  # which run() answers with SIGKILL
+        # Imports come first and perplexities last; the folders are written in between.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # upon which run() sends SIGKILL
             compress(place, timeout=duration * random.uniform(0.3, 0.9))
         for name in names(place):
             if not name.startswith("."):

@@ -1,4 +1,4 @@
-"""demo.sh as a user runs it, on models that are there already."""
+"""demo.sh as run by a user, with existing models."""
 
 import os
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def checkout(tmp_path, fp32_model, int8_model) -> Path:
-    """A copy of what the demo runs, beside ready models."""
+    """A copy of the files that the demo uses, next to finished models."""
     for name in ("demo.sh", "ovms_local", "text_generation", "servable_unary", "servable_stream", "servable_chat"):
         (tmp_path / name).symlink_to(ROOT / name)
     for script in ROOT.glob("client_*.py"):
@@ -33,7 +33,7 @@ def checkout(tmp_path, fp32_model, int8_model) -> Path:
 
 
 def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
-    # No proxy is asked for this machine.
+    # No proxy is used for this machine.
     nobody = {name: f"http://127.0.0.1:{free_port()}" for name in ("http_proxy", "https_proxy", "all_proxy")}
     brief = os.environ | nobody | {"MAX_NEW_TOKENS": "60", "no_proxy": ""}
     demo = subprocess.run(["bash", "demo.sh"], cwd=checkout, env=brief, capture_output=True, text=True, timeout=240)
@@ -75,12 +75,12 @@ def test_a_signal_ends_the_demo_and_its_server(checkout, number, code):
 
 
 def servers_in(folder: Path) -> list[str]:
-    """Processes that still run in this folder."""
+    """Return the processes that are still running in this folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").readlink() == folder:
                 found.append((process / "cmdline").read_text())
-        except OSError:  # gone, or another user's
+        except OSError:  # ended, or another user's
             continue
     return found

@@ -1,4 +1,4 @@
-"""download_model.py as its users run it: as a process, against a hub on localhost."""
+"""download_model.py as run by users: as a process, with a hub on localhost."""
 
 import contextlib
 import hashlib
@@ -43,7 +43,7 @@ def hub(small_checkpoint: Path) -> Iterator[StandInHub]:
 
 @pytest.fixture(scope="module")
 def exported(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """An OpenVINO model with its weights in 4 bits, as the Hub's OpenVINO organization has them: without our record."""
+    """An OpenVINO model with 4-bit weights and without our record, like those of the Hub's OpenVINO organization."""
     from text_generation.prepare import compression
     from text_generation.prepare.models import Int4Recipe
 
@@ -54,7 +54,7 @@ def exported(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @dataclass
 class Place:
-    """Where a test runs the script: an empty working folder and a home of its own."""
+    """The place where a test runs the script: an empty working folder and its own home."""
 
     folder: Path
     environment: dict[str, str]
@@ -113,7 +113,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("answered")  # whose waiting begins here and is over when its own tests come
+@pytest.mark.usefixtures("answered")  # it starts to wait here, and is done when its own tests start
 def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -130,13 +130,13 @@ def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: 
     info = model_folder.check(folder)
     assert (info.model, info.precision, info.source) == (NAME, "FP32", f"{REPOSITORY}@{COMMIT}")
     assert info.packages["openvino"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)  # with the model's fallback for a chat template
+    tokenizer = AutoTokenizer.from_pretrained(folder)  # with the model's fallback chat template
     chat = [{"role": "user", "content": "Hi"}]
     assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True).startswith(
         "<|user|>\nHi</s>"
     )
 
-    # What the model computes is what the checkpoint computes, in FP32, with the KV cache inside.
+    # The model computes the same as the checkpoint, in FP32, with the KV cache inside.
     token_ids = [1, 50, 60, 70, 80]
     reference = AutoModelForCausalLM.from_pretrained(small_checkpoint, dtype=torch.float32)
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: 
         )
         np.testing.assert_allclose(request.get_tensor("logits").data[0, 0], expected[past], atol=1e-4)
 
-    # Again: refused, then, offline, replaced from the cache.
+    # Again: first refused, then, offline, replaced from the cache.
     before = hashes(folder)
     assert_one_line_error(place.run("--model", NAME, HF_ENDPOINT=hub.address), NAME, "--force")
     requests = len(hub.requests)
@@ -167,7 +167,7 @@ def test_downloads_and_exports(hub: StandInHub, place: Place, small_checkpoint: 
 
 @pytest.mark.slow
 class TestHubErrors:
-    """Each ends before anything is exported."""
+    """Each ends before the export."""
 
     @pytest.mark.parametrize("token", [{}, {"HF_TOKEN": "hf_of_somebody_else"}])
     def test_gated(self, hub: StandInHub, place: Place, token: dict[str, str]) -> None:
@@ -203,7 +203,7 @@ class TestHubErrors:
         )
 
     def test_no_network(self, place: Place) -> None:
-        with socket.socket() as taken:  # bound, not listening: refuses connections
+        with socket.socket() as taken:  # bound but not listening: refuses connections
             taken.bind(("127.0.0.1", 0))
             address = f"http://127.0.0.1:{taken.getsockname()[1]}"
             done = place.run("--model", NAME, HF_ENDPOINT=address)
@@ -235,7 +235,7 @@ class TestHubErrors:
 
 @pytest.mark.slow
 class TestTransfers:
-    """Large files that break off, stall or come damaged: an OpenVINO model's, whose runs need not import torch."""
+    """Large files whose download breaks, stalls or is damaged: of an OpenVINO model, whose runs import no torch."""
 
     @pytest.fixture
     def hub(self, exported: dict[str, bytes]) -> Iterator[StandInHub]:
@@ -243,7 +243,7 @@ class TestTransfers:
             yield stand_in
 
     def test_too_little_disk(self, hub: StandInHub, place: Place) -> None:
-        # A repository that says it holds more than any disk: only its size is ever asked for.
+        # A repository that claims to be larger than any disk; only its size is ever requested.
         class Huge(bytes):
             def __len__(self):
                 return 10**18
@@ -278,7 +278,7 @@ class TestTransfers:
     @pytest.mark.parametrize("cache", [{}, {"HF_HUB_DISABLE_SYMLINKS": "1"}])
     def test_damaged_download(self, hub: StandInHub, place: Place, cache: dict[str, str]) -> None:
         hub.corrupt = True
-        for _ in range(2):  # the damaged file is fetched again
+        for _ in range(2):  # the damaged file is downloaded again
             done = place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache)
             assert_one_line_error(done, "openvino_model.bin is damaged")
         assert place.names() == []
@@ -288,7 +288,7 @@ class TestTransfers:
     @pytest.mark.parametrize("cache", [{}, {"HF_HUB_DISABLE_SYMLINKS": "1"}])
     @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
     def test_damaged_configuration_heals(self, hub: StandInHub, place: Place, name: str, cache: dict[str, str]) -> None:
-        hub.corrupt = True  # so that no run gets to the export
+        hub.corrupt = True  # so that no run reaches the export
         assert_one_line_error(
             place.run("--model", NAME, HF_ENDPOINT=hub.address, **cache), "openvino_model.bin is damaged"
         )
@@ -332,7 +332,7 @@ ANSWERS = [
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Future]]:
-    """What comes of each of ANSWERS, all at once: huggingface_hub asks again for half a minute after some of them."""
+    """The results for all ANSWERS, run at once, since huggingface_hub retries after some of them for half a minute."""
 
     def ask(answer: tuple[int, bytes, dict[str, str]]) -> tuple[subprocess.CompletedProcess, list[str]]:
         place = make_place(tmp_path_factory.mktemp("answered"))
@@ -346,7 +346,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Future]]
 
 @pytest.mark.slow
 class TestCauses:
-    """Why a download fails, as far as the network and what stands in it are the reason."""
+    """Downloads that fail because of the network or something in it."""
 
     def run(self, place: Place, address: str, **environment: str) -> subprocess.CompletedProcess:
         done = place.run("--model", "org/name", HF_ENDPOINT=address, **environment)
@@ -395,7 +395,7 @@ class TestCauses:
 
 @contextlib.contextmanager
 def served_with_own_certificate(folder: Path) -> Iterator[str]:
-    """The address of an HTTPS server whose certificate nobody else has signed."""
+    """The address of an HTTPS server with a self-signed certificate."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     command = [
@@ -426,12 +426,12 @@ def served_with_own_certificate(folder: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 class TestReadyMade:
-    """Repositories and folders that hold an OpenVINO model already."""
+    """Repositories and folders that already hold an OpenVINO model."""
 
     ID = "OpenVINO/Tiny-int4-ov"
 
     def run(self, place: Place, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        """Run the command, and see what it imports."""
+        """Run the command and check what it imports."""
         command = [sys.executable, "-X", "importtime", str(SCRIPT), *arguments]
         done = subprocess.run(
             command, cwd=place.folder, env=place.environment | environment, capture_output=True, text=True
@@ -454,7 +454,7 @@ class TestReadyMade:
         assert read_files(folder).items() >= exported.items()
         assert not hub.fetched() & {"model.safetensors", "README.md"}
 
-        # From the cache again, and from a folder.
+        # Again from the cache, and from a folder.
         assert (
             self.run(place, "--model", self.ID, "--force", HF_ENDPOINT=hub.address, HF_HUB_OFFLINE="1").returncode == 0
         )
@@ -506,7 +506,7 @@ class TestReadyMade:
 
 @pytest.mark.slow
 class TestAnyRepository:
-    """What is refused before anything large is downloaded."""
+    """Models that are refused before anything large is downloaded."""
 
     @pytest.mark.parametrize(
         ("config", "part"),
@@ -524,7 +524,7 @@ class TestAnyRepository:
         assert place.names() == []
 
     def test_without_a_chat_template(self, hub: StandInHub, place: Place) -> None:
-        """The listed name has a fallback, and so has its repository; another one has none."""
+        """A listed model and its repository have a fallback; other repositories have none."""
         hub.repositories["org/name"] = hub.files
         assert_one_line_error(place.run("--model", "org/name", HF_ENDPOINT=hub.address), "has no chat template")
         hub.corrupt = True  # so that the next run ends before the export
@@ -583,7 +583,7 @@ class TestSource:
         assert_one_line_error(place.run("--model", NAME, "--source", "nowhere"), "nowhere/tokenizer_config.json")
 
     def test_disk_full(self, place: Place, small_checkpoint: Path) -> None:
-        limit = 100_000  # bytes that a file may have: less than the weights
+        limit = 100_000  # maximum file size in bytes: less than the weights
         import resource
 
         done = subprocess.run(
@@ -612,7 +612,7 @@ class TestSource:
 
     @pytest.mark.timeout(300 + 20 * KILLS)
     def test_killed(self, place: Place, exported: dict[str, bytes], tmp_path: Path) -> None:
-        """SIGKILL at random moments (KILLS of them): never a broken folder, and the next run makes the same one."""
+        """SIGKILL at random moments (KILLS times) never leaves a broken folder, and the next run makes the same one."""
         arguments = ["--model", NAME, "--source", str(write_files(tmp_path / "exported", exported))]
         started = time.monotonic()
         assert place.run(*arguments).returncode == 0
@@ -620,12 +620,12 @@ class TestSource:
         folder = place.folder / NAME
         undisturbed = hashes(folder)
         for _ in range(KILLS):
-            if random.random() < 0.5:  # half of the runs replace a folder, half make it
+            if random.random() < 0.5:  # half of the runs replace a folder, half create it
                 shutil.rmtree(folder, ignore_errors=True)
             existed = folder.exists()
             process = place.start(*arguments, "--force")
             try:
-                # Most of the time goes into imports; what matters comes at the end.
+                # Most of the time goes into imports; the critical part is at the end.
                 process.wait(timeout=duration * random.uniform(0.5, 1.0))
             except subprocess.TimeoutExpired:
                 process.kill()

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources, and what a process pays for an import."""
+"""The import rules, checked in the sources, and the cost of imports."""
 
 import ast
 import subprocess
@@ -23,7 +23,7 @@ FORBIDDEN = {
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules, and of what is imported from them."""
+    """Return the full names of the imported modules and of what is imported from them."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,7 +46,7 @@ def test_rules_of_import(place):
 
 
 def test_tests_share_what_is_in_their_support_and_nothing_else():
-    """They import neither each other nor the benchmarks, whose own tests do."""
+    """They import neither each other nor the benchmarks, except for the benchmarks' own tests."""
     for source in (ROOT / "tests").rglob("*.py"):
         own = ("tests.support", "tests.scripted_chat")
         of_benchmarks = source.is_relative_to(ROOT / "tests" / "benchmarks")
@@ -70,7 +70,7 @@ def test_tests_share_what_is_in_their_support_and_nothing_else():
     ],
 )
 def test_what_an_import_does_not_bring(module, never):
-    """Each of these takes seconds, and a process that does not need it must not wait for it."""
+    """Each of these takes seconds to import, so processes that do not need it must not import it."""
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not never & set(done.stdout.split())

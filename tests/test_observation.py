@@ -1,4 +1,4 @@
-"""What an operator sees of the servables: metrics on a port of their own, and a line in the log for each request."""
+"""What operators see of the servables: metrics on a separate port, and a log line for each request."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ class Watched:
         self._port = port
 
     def metrics(self) -> Metrics:
-        """Each sample's value, by its name and its one label besides model_name: `request_errors_total busy`."""
+        """Return each sample's value, by name and its only label other than model_name: `request_errors_total busy`."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=10) as response:
             text = response.read().decode()
         found = {}
@@ -48,14 +48,14 @@ class Watched:
         return found
 
     def lines(self) -> list[dict[str, Any]]:
-        """The access lines so far."""
+        """Return the access lines so far."""
         lines = [json.loads(line) for line in self.server.log.splitlines() if line.startswith("{")]
         return [line for line in lines if "ended" in line]
 
 
 @pytest.fixture(scope="module", params=["optimum", "genai"])
 def watched(int8_model, request) -> Iterator[Watched]:
-    """One request runs, one waits; two graphs, so that they have to share the port."""
+    """One request runs and one waits, on two graphs, which have to share the port."""
     port = free_port()
     env = {
         "MODEL_PATH": str(int8_model),
@@ -80,7 +80,7 @@ def client(watched) -> Iterator[InferenceServerClient]:
 
 @contextmanager
 def streaming(watched: Watched) -> Iterator[TritonStream]:
-    """An endless answer on a stream of its own."""
+    """Request an endless answer on a separate stream."""
     with open_stream(watched.server.grpc_url) as stream:
         stream.send("chat_stream", as_input(conversation(SECRET, **ENDLESS)))
         yield stream

@@ -1,4 +1,4 @@
-"""What pyproject.toml declares, held to what the sources import, what is pinned, and what a wheel of it can do."""
+"""pyproject.toml's declarations, compared with the imports and the pins, and tested with a wheel."""
 
 import re
 import shutil
@@ -57,7 +57,7 @@ def test_what_is_declared_is_pinned_and_nothing_else() -> None:
         assert requirement.extras <= pin.extras
         releases = re.findall(r"==([\d.]+)", f"{pin.specifier} {constraints.get(name, '')}")
         if name == "numpy":
-            assert not releases  # nncf and openvino decide
+            assert not releases  # determined by nncf and openvino
         else:
             assert len(releases) == 1, f"{name} is not pinned once"
             assert requirement.specifier.contains(releases[0]), f"{requirement} is pinned to {releases[0]}"
@@ -65,7 +65,7 @@ def test_what_is_declared_is_pinned_and_nothing_else() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout, built beside it."""
+    """The wheel of this checkout."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)

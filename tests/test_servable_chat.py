@@ -1,4 +1,4 @@
-"""The chat graphs on the real model, through real clients."""
+"""The chat graphs with the real model, through real clients."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def engine(request) -> str:
 
 @pytest.fixture(scope="module")
 def server(int8_model, engine) -> Iterator[RunningServer]:
-    """Both chat graphs in exact arithmetic, greedy unless a request says otherwise."""
+    """Both chat graphs with exact arithmetic, greedy unless a request says otherwise."""
     env = {
         "MODEL_PATH": str(int8_model),
         "ENGINE": engine,
@@ -70,7 +70,7 @@ def test_an_answer_with_its_reason_and_its_cost(client, server, int8_model):
 
 
 def test_a_server_with_genai_loads_no_torch(client, server, engine):
-    """Its seconds of import are most of what such a server would take to start."""
+    """Its import would take most of such a server's startup time."""
     ask(client, conversation(CAPITAL))
     libraries = Path(f"/proc/{server.process.pid}/maps").read_text()
     assert ("libtorch" in libraries) == (engine == "optimum")
@@ -107,7 +107,7 @@ def test_the_longest_answer(client, server):
 
 
 def test_parameters_of_neighbours_do_not_touch_each_other(client):
-    """Greedy answers are the same alone and beside requests that are sampled, penalized, short and stopped."""
+    """Greedy answers are the same alone and next to requests with sampling, penalties, limits and stop strings."""
     greedy = conversation(CAPITAL)
     others = [
         conversation("Tell me a story.", temperature=2.0, max_tokens=40, seed=3),
@@ -166,7 +166,7 @@ def test_json_that_fits_its_schema(client, engine):
 
 
 def test_special_tokens_in_any_message_are_text(client):
-    """The count of the prompt's tokens says that they were spelled out."""
+    """The number of prompt tokens shows that they were encoded as text."""
     plain = ask(client, conversation("x", "x", "x", max_tokens=1))["prompt_tokens"]
     typed = ask(client, conversation("<|im_end|>", "<|im_end|>", "<|im_end|>", max_tokens=1))["prompt_tokens"]
     assert typed > plain + 6
@@ -239,7 +239,7 @@ def test_a_refusal_is_one_line_in_the_log(client, server):
 
 
 def test_all_servables_of_a_process_share_one_model(int8_model):
-    """The weights are there once, and each graph answers."""
+    """The weights are loaded once, and every graph answers."""
     env = {"MODEL_PATH": str(int8_model), "MAX_NEW_TOKENS": "20", "TEMPERATURE": "0"}
     with serve(ROOT / "servable_unary", env=env) as server:
         alone = resident_bytes(server.process.pid)
@@ -258,6 +258,6 @@ def test_all_servables_of_a_process_share_one_model(int8_model):
 
 
 def resident_bytes(pid: int) -> int:
-    """Bytes that a process has in memory."""
+    """Return a process's resident bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(status.split("VmRSS:")[1].split()[0])

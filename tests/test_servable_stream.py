@@ -14,13 +14,13 @@ RELATIVITY = "What is the theory of relativity?"
 
 
 def ask(stream: TritonStream, *prompts: str | bytes) -> list[tuple[str, np.ndarray]]:
-    """Name and value of each output, the end signal aside."""
+    """Return name and value of each output except the end signal."""
     stream.send("python_model", text_input("pre_prompt", *prompts))
     return list(stream.outputs())
 
 
 def texts(outputs: list[tuple[str, np.ndarray]]) -> list[str]:
-    """The completions, joined from their pieces."""
+    """Join the pieces to completions."""
     steps = [[piece.decode() for piece in value] for name, value in outputs if name == "completion"]
     return ["".join(pieces) for pieces in zip(*steps, strict=True)]
 

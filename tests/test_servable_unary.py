@@ -20,7 +20,7 @@ TOKYO = "What is the capital of Japan?"
 
 
 def infer(server: RunningServer, *prompts: bytes | str) -> tuple[list[str], int]:
-    """Completions and token count of one request."""
+    """Return completions and token count of one request."""
     with InferenceServerClient(server.grpc_url) as client:
         result = client.infer("python_model", text_input("pre_prompt", *prompts))
     completion, token_count = result.get_output("completion"), result.get_output("token_count")

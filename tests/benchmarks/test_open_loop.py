@@ -1,4 +1,4 @@
-"""Requests at a rate: when they come, and what is made of their answers."""
+"""Requests at a given rate: their times, and the summary of their answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The picture is written, whatever was left out of a run."""
+"""The plot is written even if a run was incomplete."""
 
 import pytest
 

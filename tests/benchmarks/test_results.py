@@ -16,7 +16,7 @@ WORKLOAD = Workload(clients=2, requests=1, new_tokens=3)
 
 
 def a_run(slowness: float = 1.0) -> Run:
-    """Two clients, three tokens each: the first one's come at 0.1, 0.3 and 0.5 s, the second one's 0.1 s later."""
+    """Two clients with three tokens each: the first one's at 0.1, 0.3 and 0.5 s, the second one's 0.1 s later."""
     first = Answer(10.0, [10 + slowness * at for at in (0.1, 0.3, 0.5)], 10 + slowness * 0.5)
     second = Answer(10.0, [10 + slowness * at for at in (0.2, 0.4, 0.6)], 10 + slowness * 0.6)
     return Run(WORKLOAD, [first, second], 1000)

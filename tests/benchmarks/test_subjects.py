@@ -1,4 +1,4 @@
-"""Every subject measured for a moment, with the processes of the real benchmark."""
+"""Every subject is measured briefly, with the processes of the real benchmark."""
 
 import json
 import os
@@ -20,12 +20,12 @@ WORKLOAD = Workload(clients=2, requests=2, new_tokens=3)
 
 
 def check(run: Run) -> None:
-    """Four answers whose pieces come one after another within the time that they took."""
+    """Check four answers: their pieces arrive in order, within the answer's time."""
     assert len(run.answers) == 4
     for answer in run.answers:
         times = [answer.sent, *answer.arrivals, answer.ended]
         assert times == sorted(times)
-        assert 1 <= len(answer.arrivals) <= WORKLOAD.new_tokens + 1  # a cut character's rest may come on its own
+        assert 1 <= len(answer.arrivals) <= WORKLOAD.new_tokens + 1  # the rest of a split character may be a piece
     assert run.tokens_per_s > 0
     assert run.peak_bytes > 100e6
 
@@ -73,7 +73,7 @@ def test_a_conversation_and_requests_at_given_times(int8_model):
 
 
 class _LlamaServer(BaseHTTPRequestHandler):
-    """Answers as llama-server does: an event for each token, and one with their number."""
+    """Answers like llama-server: one event per token, and one with their number."""
 
     protocol_version = "HTTP/1.1"
 

@@ -1,4 +1,4 @@
-"""compose.yaml: the compose specification's schema, and what a user relies on in the server of all servables."""
+"""compose.yaml: checked with the compose specification's schema, and for the properties that users rely on."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SERVERS = ["server", "server-gpu"]
 
 
 def with_defaults(text: str) -> str:
-    """The text as compose reads it in an environment that sets none of its variables."""
+    """Return the text as compose reads it if none of its variables is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
@@ -98,7 +98,7 @@ def test_the_stream_graph_of_all_servables_is_the_stream_servables_own() -> None
 
 @pytest.mark.slow
 def test_down_waits_for_running_answers(tmp_path: Path) -> None:
-    """With a stand-in for docker: drain.py runs in each running container, at once, and `down` comes after all."""
+    """With a substitute for docker: drain.py runs in all running containers at once, and `down` comes after that."""
     docker = tmp_path / "docker"
     docker.write_text(
         f"""#!/bin/sh

@@ -1,6 +1,6 @@
-"""The container's world without Docker: the demo's arguments, mounts, user and environment, with the real model.
+"""The container's environment without Docker: the demo's arguments, mounts, user and variables, with the real model.
 
-ovms_local stands in for the server's binary; everything else is where and how the image has it.
+ovms_local replaces the server's binary; everything else is as in the image.
 """
 
 import contextlib
@@ -53,14 +53,14 @@ ENTRY_POINT = json.loads(re.search(r"^ENTRYPOINT (.*)", (ROOT / "Dockerfile").re
 
 
 def image_environment() -> dict[str, str]:
-    """What the Dockerfile's ENV sets."""
+    """The variables set by the Dockerfile's ENV."""
     env = re.search(r"^ENV ((?:.*\\\n)*.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
     return dict(pair.split("=", 1) for pair in env.replace("\\\n", " ").split())
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the image adds to its base, as files of this machine: {path inside: path outside}."""
+    """The files that the image adds to its base, on this machine: {path inside: path outside}."""
 
     files: dict[str, str]
     python: Path
@@ -73,7 +73,7 @@ class Image:
         env: Mapping[str, str] = MappingProxyType({}),
         uid: int = OVMS_UID,
     ) -> list[str]:
-        """The command line that runs `command` inside, as this user, with `mounts` and `env` besides the image's."""
+        """Return the command line to run `command` inside, as this user, with `mounts` and `env` added to the image's."""
         environment = image_environment() | {"PATH": f"{self.python.parent}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
         (folder / "root").mkdir()
         world = {
@@ -91,7 +91,7 @@ class Image:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """text_generation is installed as the Dockerfile installs it; its dependencies are this environment's."""
+    """text_generation installed as in the Dockerfile, with the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("image")
     source, environment, stand_in = folder / "source", folder / "venv", folder / "ovms"
     shutil.copytree(ROOT / "text_generation", source / "text_generation")
@@ -106,7 +106,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     subprocess.run(pip, check=True)
 
     stand_in.mkdir()
-    (python.with_name("python3.12")).symlink_to(python.name)  # this machine's Python under the image's name
+    (python.with_name("python3.12")).symlink_to(python.name)  # this machine's Python with the image's name
     (stand_in / "ovms").write_text('#!/bin/sh\nexec python3.12 -m ovms_local "$@"\n')
     (stand_in / "ovms").chmod(0o755)
     (stand_in / "pyovms.py").write_text("from ovms_local.pyovms import *\n")
@@ -130,12 +130,12 @@ class Container:
     uid: int
 
     def from_host(self, *command: str) -> subprocess.CompletedProcess:
-        """Run a client on this machine that sees the container's ports as if they were published."""
+        """Run a client on this machine that can reach the container's ports as if they were published."""
         network = ["nsenter", f"--target={self.process.pid}", "--net"]
         return subprocess.run([*network, *command], capture_output=True, text=True, check=False, timeout=120)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess:
-        """`docker exec`: with the container's files, network, user and environment."""
+        """Like `docker exec`: with the container's files, network, user and environment."""
         enter = ["nsenter", f"--target={self.process.pid}", "--net", "--mount", "--root", "--wd"]
         enter += ["--setuid", str(self.uid), "--setgid", str(self.uid)]
         environ = Path(f"/proc/{self.process.pid}/environ").read_bytes().decode().rstrip("\0").split("\0")
@@ -147,7 +147,7 @@ class Container:
 def docker_run(
     image: Image, folder: Path, volumes: tuple[str, Path], *arguments: str, env: Mapping[str, str], uid: int = OVMS_UID
 ) -> Iterator[Container]:
-    """`docker run` with a servable and a model as read-only `volumes`, once it is ready."""
+    """Like `docker run` with a servable and a model as read-only `volumes`; yields when it is ready."""
     servable, model = volumes
     mounts = {"/workspace": str(ROOT / servable), "/model": str(model)}
     env = {"SELECTED_MODEL": "smollm2-135m-instruct", "MAX_NEW_TOKENS": "24", **env}
@@ -162,7 +162,7 @@ def docker_run(
     finally:
         process.kill()
         process.wait()
-        print(log.read_text())  # pytest shows it where a test fails
+        print(log.read_text())  # pytest shows it if a test fails
 
 
 def test_unary_and_the_process_itself(image: Image, tmp_path: Path, int8_model: Path) -> None:
@@ -196,10 +196,10 @@ def test_stream(image: Image, tmp_path: Path, int8_model: Path) -> None:
 
 
 def test_curl_and_the_health_check_of_compose(image: Image, tmp_path: Path, int8_model: Path) -> None:
-    """One server with all servables; of the repository, which lies at /workspace here, compose mounts their folders."""
+    """One server with all servables. Compose mounts their folders, but here the whole repository is at /workspace."""
     server = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["server"]
     health_check = server["healthcheck"]["test"][1:]
-    # a user that /etc/passwd does not know, as with `docker run --user` and on OpenShift, needs a HOME
+    # a user without an entry in /etc/passwd, as with `docker run --user` and on OpenShift, needs a HOME
     somebody = {"env": {"HOME": "/tmp", "OV_CONFIG": '{"INFERENCE_NUM_THREADS": 2}'}, "uid": 12345}
     with docker_run(image, tmp_path, (".", int8_model), *server["command"], **somebody) as container:
         curl = ["curl", "--silent", "--header", "Content-Type: application/json", "--data", CURL_BODY]

@@ -1,4 +1,4 @@
-"""The preStop hook against a real server: it returns when the last answer has been given, not before."""
+"""The preStop hook with a real server: it returns after the last answer, not before."""
 
 import contextlib
 import re
@@ -24,7 +24,7 @@ QUICK = {"QUIET_SECONDS": 0.5, "POLL_SECONDS": 0.1, "TIMEOUT_SECONDS": 0.2, "DEA
 
 
 def quick(folder: Path, **seconds: float) -> list[str]:
-    """The hook with shorter times, so that a test does not take minutes."""
+    """Run the hook with shorter times, so that a test does not take minutes."""
     text = (ROOT / "deploy" / "image" / "drain.py").read_text()
     for name, value in {**QUICK, **seconds}.items():
         text, found = re.subn(rf"^{name} = \d+$", f"{name} = {value}", text, flags=re.MULTILINE)
@@ -40,14 +40,14 @@ def quick_drain(tmp_path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def slow_metrics(answer: threading.Event) -> Iterator[str]:
-    """The URL of metrics of an idle server, which come only once `answer` is set."""
+    """The URL of an idle server's metrics, which are sent only once `answer` is set."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer.wait()
             self.send_response(200)
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked may have left
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client may have left
                 self.wfile.write(b'ovms_current_graphs{name="echo"} 0\n')
 
         def log_message(self, *_: object) -> None:
@@ -72,7 +72,7 @@ def test_waits_for_the_running_stream(quick_drain: list[str]) -> None:
         drain = subprocess.Popen([*quick_drain, f"{server.rest_url}/metrics"])
         try:
             with pytest.raises(subprocess.TimeoutExpired):
-                drain.wait(1)  # of the stream's two seconds; alone it would be back after half a one
+                drain.wait(1)  # of the stream's two seconds; without it, the hook would return after half a second
             stream.finish()
             assert drain.wait(30) == 0
         finally:
@@ -96,7 +96,7 @@ def test_slow_metrics_are_those_of_a_busy_server(quick_drain: list[str]) -> None
         drain = subprocess.Popen([*quick_drain, url])
         try:
             with pytest.raises(subprocess.TimeoutExpired):
-                drain.wait(2)  # many times as long as it waits for one answer
+                drain.wait(2)  # much longer than it waits for one answer
             answer.set()
             assert drain.wait(30) == 0
         finally:

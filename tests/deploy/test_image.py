@@ -1,4 +1,4 @@
-"""The image's build steps that can be run without Docker, each as the Dockerfile runs it."""
+"""The image's build steps that can be run without Docker, as in the Dockerfile."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support.packages import closure, imported_packages
 IMAGE = ROOT / "deploy" / "image"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BINDINGS = ("openvino", "openvino-tokenizers", "openvino-genai")
-# What runs inside the image, besides the Dockerfile's own steps.
+# The scripts that run inside the image, other than the Dockerfile's own steps.
 RUN_INSIDE = [ROOT / "compose.yaml", *(ROOT / "deploy").rglob("*.yaml")]
 
 
@@ -28,7 +28,7 @@ def executable(path: Path, script: str) -> Path:
 
 
 def printing_server(path: Path, version_text: str) -> Path:
-    """A stand-in for the server's binary whose `--version` prints this."""
+    """Write a substitute for the server's binary whose `--version` prints this text."""
     text = path.with_name("version.txt")
     text.write_text(version_text)
     return executable(path, f'[ "$1" = --version ] && cat {text}')
@@ -92,7 +92,7 @@ def test_base_image_without_the_server(tmp_path: Path) -> None:
 
 
 class Base:
-    """A base image's /ovms in a folder: the server's binary, and metadata of the bindings as the image has it."""
+    """Create a base image's /ovms in a folder: the server's binary, and the bindings' metadata as in the image."""
 
     def __init__(self, folder: Path, release: str, *, named: str, requires_openvino: str, redhat: bool = False) -> None:
         self.folder = folder
@@ -102,7 +102,7 @@ class Base:
             "openvino_genai": f"Requires-Python: >=3.9\nRequires-Dist: openvino-genai~={requires_openvino}\n",
         }
         for name, line in lines.items():
-            # the Red Hat image has openvino's in a folder of another version
+            # in the Red Hat image, openvino's is in a folder named for another version
             version = "4" if redhat and name == "openvino" else named
             metadata = folder / "ovms" / "lib" / "python" / f"{name}-{version}.dist-info" / "METADATA"
             metadata.parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ class Base:
         printing_server(folder / "ovms" / "bin" / "ovms", version_text(release))
 
     def packages_that_pip_would_install(self, python: Path) -> set[str]:
-        """Run the Dockerfile's steps for the requirements, with pip's as a dry run; the names of the packages."""
+        """Run the Dockerfile's steps for the requirements, with pip as a dry run; return the names of the packages."""
         work = self.folder / "text_generation"
         work.mkdir()
         for copied in ("requirements.txt", "deploy/image/openvino_release.py"):
@@ -139,7 +139,7 @@ class Base:
 BASES = {
     "X.Y.0": {"release": "2026.2.0", "named": "2026.2", "requires_openvino": "2026.2.0"},
     "X.Y.1": {"release": "2026.2.1", "named": "2026.2", "requires_openvino": "2026.2.0"},
-    # as 2025.4.1 has it: a requirement that the base's own openvino does not meet
+    # as in 2025.4.1: a requirement that the base's own openvino does not meet
     "X.Y.1 requiring it": {"release": "2026.4.1", "named": "2026.4", "requires_openvino": "2026.4.1"},
     "Red Hat": {"release": "2026.2.1", "named": "2026.2", "requires_openvino": "2026.2.0", "redhat": True},
     "nightly": {"release": "2026.5.0.dev20261101", "named": "2026.5", "requires_openvino": "2026.5.0"},
@@ -154,7 +154,7 @@ BASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 def test_pip_installs_nothing_over_the_bindings_of_the_base(tmp_path: Path, base: str) -> None:
-    """In this environment, which has everything else: what is left to install are the bindings, or nothing."""
+    """In this environment, which has everything else, only the bindings are left to install, or nothing."""
     names = Base(tmp_path, **BASES[base]).packages_that_pip_would_install(Path(sys.executable))
     assert names.isdisjoint({*BINDINGS})
 
@@ -170,7 +170,7 @@ def test_pip_installs_everything_else(tmp_path: Path) -> None:
     assert names.isdisjoint({*BINDINGS})
 
 
-# The names that a base's package manager has for pip, and the commands that come with each.
+# The names of pip in a base's package manager, and the commands that each package provides.
 PACKAGES = {
     "apt-get": {"python3-pip": ["python3", "python3.12"]},
     "microdnf": {"python3-pip": ["python3", "python3.9"], "python3.12-pip": ["python3.12"]},
@@ -179,7 +179,7 @@ PACKAGES = {
 
 
 def install_pip(folder: Path, packages: dict[str, dict[str, list[str]]]) -> tuple[subprocess.CompletedProcess, Path]:
-    """Run install_pip.sh with stand-ins for these package managers alone; its end, and the folder of its commands."""
+    """Run install_pip.sh with only these substitute package managers; return the result and the folder of commands."""
     commands = folder / "bin"
     commands.mkdir()
     for manager, known in packages.items():
@@ -193,7 +193,7 @@ def install_pip(folder: Path, packages: dict[str, dict[str, list[str]]]) -> tupl
             f'echo {manager} "$@"\n[ "$1" = install ] || exit 0\nfor name; do :; done\n'
             f'case $name in\n{cases}*) echo "no package $name"; exit 1;;\nesac',
         )
-    executable(commands / "rm", 'echo rm "$@"')  # not this machine's lists
+    executable(commands / "rm", 'echo rm "$@"')  # do not touch this machine's lists
     script = ["/bin/sh", str(IMAGE / "install_pip.sh")]
     result = subprocess.run(script, env={"PATH": str(commands)}, capture_output=True, text=True, check=False)
     return result, commands
@@ -234,7 +234,7 @@ def test_entry_point_lets_the_server_open_as_many_files_as_the_system_does(tmp_p
 
 
 def test_latest_py_lacks_only_what_its_lines_install() -> None:
-    """What that image is built with, and what the page installs besides, has every package that a servable imports."""
+    """The packages in that image, together with those installed as documented, include all imports of a servable."""
     line = re.search(r"--target packages \. (.+)", (ROOT / "deploy" / "README.md").read_text())
     installed = line[1].split()
     requirements = (ROOT / "requirements.txt").read_text()

@@ -1,4 +1,4 @@
-"""deploy/kserve against the models of KServe's own SDK, and against the rest of what is deployed."""
+"""deploy/kserve, checked with the models of KServe's own SDK and against the other deployments."""
 
 import os
 import subprocess
@@ -15,15 +15,15 @@ from tests.support.text import edited
 
 FOLDER = ROOT / "deploy" / "kserve"
 FILES = [FOLDER / "serving-runtime.yaml", FOLDER / "inference-service.yaml"]
-# Apart from the tests' environment, since the SDK's requirements contradict ours (psutil<6); its models need little.
-# A client of the generation that the SDK is generated like: 37 is pydantic.
+# Separate from the tests' environment, since the SDK's requirements conflict with ours (psutil<6).
+# The client must be generated like the SDK: from release 37 on, with pydantic.
 SDK = ("kserve==0.21.0", "kubernetes==34.1.0")
 NEEDED = ("certifi", "durationpy", "python-dateutil", "six", "urllib3")
 
 
 @pytest.fixture(scope="module")
 def sdk_environment(model_cache: Path) -> dict[str, str]:
-    """An environment for Python in which KServe's SDK can be found, kept per machine."""
+    """A Python environment with KServe's SDK, kept per machine."""
     folder = model_cache.parent / "-".join(SDK)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():

@@ -1,4 +1,4 @@
-"""deploy/kubernetes, rendered by kustomize for each model: Kubernetes' schemas, and that the parts fit together."""
+"""deploy/kubernetes, rendered by kustomize for each model: checked with Kubernetes' schemas and for consistency."""
 
 import os
 import re
@@ -15,12 +15,12 @@ from tests.support.deployment import GRACE_SECONDS
 from text_generation.prepare.models import MODELS
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-# `labels` and `patches` of today's kustomization files came with kustomize 4.1; kubectl carries it from 1.22 on.
+# `labels` and `patches` need kustomize 4.1, which kubectl includes from 1.22 on.
 OLDEST_KUSTOMIZE = (4, 1)
 
 
 def kustomize() -> list[str]:
-    """The command that renders a folder; skips where this machine has none that is new enough."""
+    """The command that renders a folder; skips the test if this machine has none that is new enough."""
     if shutil.which("kustomize"):
         return ["kustomize", "build"]
     if not shutil.which("kubectl"):
@@ -34,7 +34,7 @@ def kustomize() -> list[str]:
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in [*MODELS, "base"]])
 def rendered(request: pytest.FixtureRequest) -> dict[str, dict]:
-    """The resources of one overlay: {"Kind/name": resource}; the ConfigMap's name without its hash."""
+    """Return the resources of an overlay: {"Kind/name": resource}, with the ConfigMap's name without its hash."""
     return render(FOLDER / "base" if request.param == "base" else FOLDER / "overlays" / request.param)
 
 
@@ -47,7 +47,7 @@ def render(folder: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def with_chat(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """The resources of an overlay that has the component `chat`."""
+    """The resources of an overlay with the component `chat`."""
     folder = tmp_path_factory.mktemp("overlay")
     away = os.path.relpath(FOLDER, folder)
     (folder / "kustomization.yaml").write_text(

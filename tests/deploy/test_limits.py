@@ -1,4 +1,4 @@
-"""The server's limits around the servables': what they admit reaches them, and health and metrics get through."""
+"""The server's limits allow all requests that the servables admit, as well as health checks and metrics."""
 
 import queue
 from itertools import pairwise
@@ -14,9 +14,9 @@ from tests.support.clients import text_input
 from tests.support.deployment import SERVABLE, calls_inside
 from text_generation.serve.settings import Settings
 
-# What is asked besides answers: health and metrics, and the requests beyond the limit, which are told so at once.
+# Other requests: health checks, metrics, and requests beyond the limit, which are refused at once.
 SPARE = 16
-# gRPC keeps threads of its own, one or two for each core of the machine.
+# gRPC has its own threads, one or two per core of the machine.
 CORES = 128
 
 
@@ -60,7 +60,7 @@ def test_requests_within_the_servables_limits_reach_it(name: str) -> None:
 
 @pytest.mark.slow
 def test_they_are_all_in_the_server_at_once_and_health_and_metrics_are_answered(tmp_path: Path) -> None:
-    """As many calls as a servable admits, over one connection, with the flags that every deployment has."""
+    """As many calls as a servable admits, over one connection, with the flags of the deployments."""
     arguments, environment = DEPLOYMENTS["compose server"]
     flags = arguments[arguments.index("--metrics_enable") :]
     count = environment["MAX_CONCURRENT_REQUESTS"] + environment["MAX_QUEUED_REQUESTS"]

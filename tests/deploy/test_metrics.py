@@ -1,4 +1,4 @@
-"""Whoever reads the servables' metrics, dashboard, autoscalers and page, reads some that are there."""
+"""The dashboard, the autoscalers and the page refer only to existing metrics."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from text_generation.serve.metrics import Metrics
 
 DEPLOY = ROOT / "deploy"
 NAME = r"\bllm_[a-z0-9_]+"
-# What vLLM's own Grafana dashboard (examples/observability/prometheus_grafana in its repository) asks for.
+# The metrics in vLLM's own Grafana dashboard (examples/observability/prometheus_grafana in its repository).
 VLLM_DASHBOARD = {
     "e2e_request_latency_seconds", "generation_tokens_total", "inter_token_latency_seconds", "kv_cache_usage_perc",
     "num_requests_running", "num_requests_waiting", "prompt_tokens_total", "request_decode_time_seconds",
@@ -25,7 +25,7 @@ VLLM_DASHBOARD = {
 
 @pytest.fixture(scope="module")
 def exposed() -> Iterator[dict[str, set[str]]]:
-    """Each metric's labels; a counter has its `_total`, a histogram neither `_bucket`, `_sum` nor `_count`."""
+    """Return each metric's labels; counters have their `_total`, histograms no `_bucket`, `_sum` or `_count`."""
     port = free_port()
     metrics = Metrics("a model", "127.0.0.1", port)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:

@@ -1,4 +1,4 @@
-"""deploy/proxy, with the distribution's nginx in front of three model servers and real clients in front of nginx."""
+"""deploy/proxy, with the distribution's nginx, three model servers behind it, and real clients."""
 
 import contextlib
 import http.client
@@ -52,7 +52,7 @@ class Proxy:
         )
 
     def upstreams_asked(self) -> list[str]:
-        """The model servers that calls went to so far, as nginx logs them; `-` is a call that went nowhere."""
+        """The model servers of the calls so far, as logged by nginx; `-` is a call that went to none."""
         return [
             line.split('" ')[1].split()[1] for line in (self.folder / "run" / "access.log").read_text().splitlines()
         ]
@@ -60,9 +60,9 @@ class Proxy:
 
 @contextlib.contextmanager
 def proxy(folder: Path, replicas: list[RunningServer], page_port: int | None = None) -> Iterator[Proxy]:
-    """nginx with the shipped configuration; only its ports, the servers' addresses and the token are the test's.
+    """Run nginx with the shipped configuration; only its ports, the servers' addresses and the token are changed.
 
-    With `page_port` the chat page is there too, and the proxy's port is its own.
+    With `page_port`, the chat page is included, too, on that port.
     """
     port = free_port()
     for name in ("tls", "run"):
@@ -85,7 +85,7 @@ def proxy(folder: Path, replicas: list[RunningServer], page_port: int | None = N
     self_signed = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
     command = ["openssl", *self_signed.split(), "-keyout", "tls/server.key", "-out", "tls/server.crt"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    # nginx's workers would be another user than root, who may not enter pytest's folders
+    # nginx's workers would run as another user, who can't access pytest's folders
     user = "user root; " if os.geteuid() == 0 else ""
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", "nginx.conf", "-g", f"{user}daemon off;"])
     try:
@@ -98,7 +98,7 @@ def proxy(folder: Path, replicas: list[RunningServer], page_port: int | None = N
 
 @contextlib.contextmanager
 def three_replicas(**environment: str) -> Iterator[list[RunningServer]]:
-    """Three servers; each answers with its name."""
+    """Three servers, each of which answers with its name."""
     with contextlib.ExitStack() as stack:
         running = [
             stack.enter_context(serve(SERVABLE, env=environment | {"REPLICA": name}, args=["--metrics_enable"]))
@@ -106,7 +106,7 @@ def three_replicas(**environment: str) -> Iterator[list[RunningServer]]:
         ]
         yield running
         for server in running:
-            server.process.kill()  # no need to wait for streams that a test has left
+            server.process.kill()  # do not wait for streams that a test has left
 
 
 @pytest.fixture(scope="module")
@@ -123,19 +123,19 @@ def balanced(tmp_path_factory: pytest.TempPathFactory, replicas: list[RunningSer
 
 @pytest.fixture
 def mortal_replicas() -> Iterator[list[RunningServer]]:
-    """Three of the test's own, to be killed."""
+    """Three servers for this test only, which it may kill."""
     with three_replicas() as running:
         yield running
 
 
 def call_grpc(client: grpcclient.InferenceServerClient, seconds: float) -> str:
-    """The name of the replica that answered; it worked for `seconds`."""
+    """Return the name of the replica that answered, after working for `seconds`."""
     result = client.infer("echo", text_input("text", str(seconds)), headers=HEADERS, client_timeout=60)
     return result.as_numpy("replica").tobytes().decode()
 
 
 def call_rest(running: Proxy, seconds: float, headers: dict[str, str] = HEADERS) -> str:
-    """As call_grpc, over a connection of its own."""
+    """Like call_grpc, over a new connection."""
     body = {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [str(seconds)]}]}
     request = urllib.request.Request(
         f"https://127.0.0.1:{running.port}/v2/models/echo/infer", json.dumps(body).encode(), headers
@@ -146,7 +146,7 @@ def call_rest(running: Proxy, seconds: float, headers: dict[str, str] = HEADERS)
 
 
 def unary_call(protocol: str, running: Proxy) -> Callable[[float], str]:
-    """A function that calls any of the replicas and returns its name."""
+    """Return a function that calls one of the replicas and returns its name."""
     if protocol == "rest":
         return lambda seconds: call_rest(running, seconds)
     client = running.client()  # one channel, and so one connection, for all calls
@@ -154,7 +154,7 @@ def unary_call(protocol: str, running: Proxy) -> Callable[[float], str]:
 
 
 class Ticker:
-    """A stream of the ticker, which names its replica forty times."""
+    """Open a stream of the ticker, which names its replica forty times."""
 
     def __init__(self, running: Proxy) -> None:
         self._stream = TritonStream(running.client(), headers=HEADERS)
@@ -165,7 +165,7 @@ class Ticker:
         return self._stream.receive().as_numpy("replica").tobytes().decode()
 
     def rest(self) -> list[str]:
-        """Every further response; raises the error that the client is told."""
+        """Return all further responses; raises the error that the client receives."""
         names = [self.next() for _ in range(39)]
         self._stream.finish()
         return names
@@ -213,7 +213,7 @@ def test_no_unary_call_is_lost_when_a_replica_is_killed(
 
         calls = [pool.submit(one_call, number) for number in range(300)]
         assert under_way.wait(60)
-        mortal_replicas[0].process.kill()  # one call is at work there, two wait
+        mortal_replicas[0].process.kill()  # one call is running there, two wait
         for finished in calls:
             finished.result()
     assert len(answered) == 300
@@ -246,7 +246,7 @@ def test_nothing_gets_in_without_the_token(balanced: Proxy, headers: dict[str, s
     with pytest.raises(InferenceServerException):
         client.get_model_metadata("echo", headers=headers)
     stream = TritonStream(client, headers=headers)
-    with contextlib.suppress(InferenceServerException):  # the refusal may be here before the request is sent
+    with contextlib.suppress(InferenceServerException):  # the refusal may arrive before the request is sent
         stream.send("ticker", text_input("text", "go"))
     with pytest.raises(InferenceServerException) as streamed:
         stream.receive()
@@ -275,7 +275,7 @@ def test_big_request_passes_in_both_protocols(balanced: Proxy) -> None:
 
 
 def test_three_replicas_do_the_work_of_three(tmp_path: Path) -> None:
-    """Of nine calls at once that nobody finishes, three are at work in each."""
+    """Of nine unfinished calls at once, each server has three."""
     gate = tmp_path / "gate"
     with (
         three_replicas(GATE=str(gate)) as replicas,
@@ -297,18 +297,18 @@ def test_three_replicas_do_the_work_of_three(tmp_path: Path) -> None:
 
 
 def test_round_robin_at_the_client(replicas: list[RunningServer]) -> None:
-    """What a headless service gives a client: every replica's address, of which gRPC takes one after another."""
+    """With a headless service, a client gets the addresses of all replicas, and gRPC uses them in turn."""
     addresses = ",".join(replica.grpc_url for replica in replicas)
     round_robin = [("grpc.lb_policy_name", "round_robin")]
     client = grpcclient.InferenceServerClient(f"ipv4:{addresses}", channel_args=round_robin)
     names = []
-    while set(names[-3:]) != set(NAMES):  # until gRPC has connected to all of them
+    while set(names[-3:]) != set(NAMES):  # until gRPC has connected to all replicas
         names.append(call_grpc(client, 0))
     assert_even([call_grpc(client, 0) for _ in range(60)])
 
 
 class TestPage:
-    """deploy/proxy/page.conf, before a page that sends one line, and another one when it is told to."""
+    """deploy/proxy/page.conf, in front of a page that sends one line, and another one on command."""
 
     @pytest.fixture
     def go_on(self) -> threading.Event:

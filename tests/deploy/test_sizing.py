@@ -1,4 +1,4 @@
-"""The sizing tables of deploy/README.md follow from their own formulas, and the overlays from the tables."""
+"""The sizing tables of deploy/README.md agree with its formulas, and the overlays with the tables."""
 
 import re
 
@@ -10,12 +10,12 @@ from tests.support import ROOT
 from text_generation.prepare.models import MODELS
 
 README = (ROOT / "deploy" / "README.md").read_text()
-BANDWIDTH_PER_CORE = 8.8  # GB/s, as the page says
+BANDWIDTH_PER_CORE = 8.8  # GB/s, as in deploy/README.md
 GIB = 2**30 / 1e9
 
 
 def table(first_column: str, second_column: str) -> list[dict[str, str]]:
-    """The rows of the table whose header starts with these columns."""
+    """Return the rows of the table whose header starts with these columns."""
     lines = README[README.index(f"| {first_column} | {second_column} |") :].split("\n\n")[0].splitlines()
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(header, row, strict=True)) for row in rows]
@@ -38,7 +38,7 @@ def test_every_model_is_there() -> None:
 
 
 def test_nothing_generated_is_stale() -> None:
-    """`make models` has been run since the table of models changed."""
+    """`make models` has been run since the table of models was changed."""
     expected = models.generated()
     assert {path: path.read_text() for path in expected if path.exists()} == expected
     assert {folder.name for folder in models.OVERLAYS.iterdir()} == set(MODELS)

@@ -1,4 +1,4 @@
-"""A server with nodes that do what a request says, and folders with servables of a test's own."""
+"""A server with nodes that follow instructions in the request, and folders with a test's own servables."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Events:
 
 @pytest.fixture(scope="module")
 def server(events: Events) -> Iterator[RunningServer]:
-    """A server with the graphs of tests/ovms_local/servable, for a module's tests."""
+    """A server with the graphs of tests/ovms_local/servable, shared by a module's tests."""
     arguments = ["--metrics_enable", "--log_level", "DEBUG"]
     with serve(Path(__file__).parent / "servable", env={"EVENTS": str(events.path)}, args=arguments) as running:
         yield running
@@ -30,14 +30,14 @@ def server(events: Events) -> Iterator[RunningServer]:
 
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[tritongrpc.InferenceServerClient]:
-    """A tritonclient of the server."""
+    """A tritonclient for the server."""
     with tritongrpc.InferenceServerClient(server.grpc_url) as triton:
         yield triton
 
 
 @pytest.fixture
 def stub(server: RunningServer) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
-    """A bare stub of the server's service, for what tritonclient does not do."""
+    """A plain stub of the server's service, for requests that tritonclient does not support."""
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(server.grpc_url, options) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -45,7 +45,7 @@ def stub(server: RunningServer) -> Iterator[service_pb2_grpc.GRPCInferenceServic
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    """A named pipe that a node can wait for; `gate.write_text("")` lets it go on."""
+    """A named pipe for which a node can wait; `gate.write_text("")` lets it continue."""
     path = tmp_path / "gate"
     os.mkfifo(path)
     return path
@@ -53,7 +53,7 @@ def gate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_servable(tmp_path: Path) -> Callable[..., Path]:
-    """Write a folder with one graph, `python_model`: the handler's code, and its file's name or the whole graph."""
+    """Write a folder with one graph, `python_model`, given the handler's code, and its file name or the whole graph."""
 
     def make(code: str, handler: str = "model.py", graph: str | None = None, folder: Path = tmp_path) -> Path:
         folder.mkdir(exist_ok=True)

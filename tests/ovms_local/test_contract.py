@@ -1,4 +1,4 @@
-"""ovms_local/CONTRACT.md names the tests of its rules: each rule has one, and each of them exists."""
+"""ovms_local/CONTRACT.md names the tests of its rules: each rule has a test, and each test exists."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The scheduler: what runs when, with which inputs, and what leaves the graph."""
+"""The scheduler: which node runs when, with which inputs, and which packets leave the graph."""
 
 import builtins
 import itertools
@@ -53,14 +53,14 @@ def node(name, inputs, outputs, more=""):
 
 
 class Run(GraphInstance):
-    """An instance that notes what leaves it: `(stream, timestamp, text)`."""
+    """An instance that records the packets that leave it: `(stream, timestamp, text)`."""
 
     def __init__(self, graph):
         super().__init__(graph)
         self.out = []
 
     def step(self):
-        """Run a node, if one is ready; whether one was."""
+        """Run a node, if one is ready; return whether one was."""
         packets = super().step()
         self.out += [(name, timestamp, bytes(tensor).decode()) for name, timestamp, tensor in packets or ()]
         return packets is not None
@@ -68,7 +68,7 @@ class Run(GraphInstance):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a graph on packets, `(stream, timestamp, text)`; what leaves it, or a list that grows when fed by hand."""
+    """Run a graph on packets, `(stream, timestamp, text)`; return its outputs, or a list that grows if fed by hand."""
 
     def start(nodes, outputs=("out",), inputs=("in",), code=JOIN):
         handler = tmp_path / f"handler_of_test_graph_{next(NAMES)}.py"
@@ -281,7 +281,7 @@ def test_closing_closes_generators(run):
     instance.step()
     instance.step()
     instance.close()
-    assert builtins.closed_generators == [2]  # the set after those that have been put out
+    assert builtins.closed_generators == [2]  # the set after those that have been output
     del builtins.closed_generators
 
 
@@ -303,5 +303,5 @@ def test_the_order_depends_on_nothing_but_the_order_of_packets(run):
         return out
 
     first, second = once(), once()
-    assert len(first) == 60  # each packet once from its own node, once joined
+    assert len(first) == 60  # each packet once from its own node, and once joined
     assert first == second

@@ -52,7 +52,7 @@ def test_a_cycle(parse):
     [node] = parse(CYCLE).nodes
     assert node.has_loopback
     assert node.inputs == (Stream("IN", "in"), Stream("LOOPBACK", "loop"))
-    assert node.sync_sets == ((1,), (0,))  # streams in no set form one more
+    assert node.sync_sets == ((1,), (0,))  # streams in no set form another set
 
 
 def test_names_of_streams_are_in_the_order_of_the_file(parse):

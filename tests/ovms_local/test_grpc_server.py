@@ -424,7 +424,7 @@ def test_64_clients_get_their_own_answers_and_health_does_not_queue(server, gate
             events.wait_for("waiting")
         assert health.is_server_live(client_timeout=60)
         while not all(answer.done() for answer in answers):
-            # One opening lets through all who wait by then, which need not be all; it fails where nobody does.
+            # One opening lets through all that are waiting by then, which may not be all; it fails if none is waiting.
             with contextlib.suppress(OSError):
                 os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
             wait(answers, timeout=0.1)

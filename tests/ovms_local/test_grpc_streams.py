@@ -1,4 +1,4 @@
-"""Streams over gRPC: what their requests do to the graph, what comes back and when, and how they end."""
+"""Streams over gRPC: the effect of their requests, the responses and their times, and how streams end."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ def test_a_set_leaves_when_the_next_one_has_been_computed(stub, gate, events):
     stream = Stream(stub)
     stream.send(request("stream", {"count": 4, "wait_at": 2, "wait_for": str(gate)}))
     assert stream.read_text() == "out 0"
-    events.wait_for("generator waits")  # with set 1 in its hands
+    events.wait_for("generator waits")  # while it holds set 1
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(stream.read_text)
         with pytest.raises(TimeoutError):
@@ -82,7 +82,7 @@ def test_an_empty_set_behind_each_set_lets_it_leave_at_once(stub, gate, events):
 
 
 def test_a_buffer_that_is_filled_again_is_sent_as_it_is_then(stub):
-    """The value of each set is read when the next has been computed."""
+    """The value of each set is read when the next one has been computed."""
     stream = Stream(stub)
     stream.send(request("stream", {"count": 3, "refill": True}))
     stream.half_close()
@@ -136,7 +136,7 @@ def test_a_request_without_a_timestamp_has_that_of_the_clock(stub):
 
 @pytest.mark.parametrize(("first", "second"), [(10, 10), (10, 9), (2**60, None)])
 def test_a_timestamp_that_does_not_grow_ends_the_stream(stub, first, second):
-    """Whoever chose it; and at once, though the client's side stays open."""
+    """Whether the client or the server chose it; and at once, although the client's side stays open."""
     stream = Stream(stub)
     stream.send(request("echo", "x", timestamp=first))
     assert stream.read_text() == "x"
@@ -286,7 +286,7 @@ def test_partial_inputs_of_a_stream_are_put_together_by_timestamp(stub):
     assert stream.read_text() == "second first"
     stream.send(request("pair", "x", name="first", timestamp=2))
     stream.send(request("pair", "x", name="second", timestamp=3))
-    assert stream.read_text() == "first"  # nothing can come any more for `second` at 2
+    assert stream.read_text() == "first"  # nothing can arrive any more at `second` with timestamp 2
     stream.half_close()
     assert stream.read_all() == ["second"]
 
@@ -352,7 +352,7 @@ def test_any_request_after_an_exception_makes_it_known(server, stub, move):
     server.wait_for_log(cause)
 
     def move_and_read():
-        while True:  # a wrong one has an answer of its own first
+        while True:  # a wrong one first gets an answer of its own
             stream.send(move)
             stream.read()
 
@@ -413,7 +413,7 @@ def test_a_client_that_does_not_read_holds_the_generator_back(stub, events):
     slow, quick = Stream(stub), Stream(stub)
     slow.send(request("stream", {"count": 5000, "size": 1 << 20}))
     slow.read()
-    # While another stream gets all of its outputs, the first one gets a few ahead of what the connection takes.
+    # While another stream gets all its outputs, the first one is only a few outputs ahead of its connection.
     quick.send(request("stream", {"count": 5000}))
     quick.half_close()
     assert len(quick.read_all()) == 5000

@@ -1,4 +1,4 @@
-"""The short form of what hostile.py does, and properties of what any request gets."""
+"""The short version of hostile.py, and properties of the response to any request."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The server does what its own description of the REST routes says, for whatever schemathesis makes of it."""
+"""The server follows its own description of the REST routes, for all requests that schemathesis derives from it."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,9 @@ import ovms_local
 
 pytestmark = pytest.mark.slow
 
-# Some of schemathesis' checks expect what the real server does not do: 405 for a wrong method (it is 406), no 412 for
-# a body that is no JSON, no 500 for what is the client's fault, and an answer to every request that has the right form,
-# whatever the graph's inputs are.
+# Some of schemathesis' checks contradict the real server: they expect 405 for a wrong method (it is 406), no 412 for a
+# body that is not JSON, no 500 for the client's faults, and success for every well-formed request, whatever the graph's
+# inputs are.
 EXCLUDED = [unsupported_method, negative_data_rejection, positive_data_acceptance, not_a_server_error]
 
 

@@ -1,5 +1,5 @@
-"""Clients that are there but do nothing, at a server that loses its patience sooner than it usually does, and was
-started where few files may be open.
+"""Clients that are connected but idle, on a server with shorter timeouts than usual and a low limit on open
+files.
 """
 
 import json
@@ -94,7 +94,7 @@ def test_a_body_whose_rest_does_not_come_is_an_error(connection):
 
 
 def test_as_many_files_may_be_open_as_the_system_allows(server):
-    """Each connection is one; asyncio takes no more of them where they run out."""
+    """Each connection is an open file; asyncio accepts no more connections when the limit is reached."""
     few, most = psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_NOFILE)
     assert few == most > FILES
 

@@ -192,7 +192,7 @@ def test_known_datatypes_of_requests(datatype, shape, offset):
     tensor = tensor_from_request("x", datatype, shape, data)
     assert (tensor.datatype, tensor.shape, memoryview(tensor).shape) == (datatype, shape, shape)
     assert len(memoryview(tensor).format) == 1
-    assert Tensor("y", np.array(tensor)).datatype == datatype  # INT64 keeps its format `q` through numpy
+    assert Tensor("y", np.array(tensor)).datatype == datatype  # INT64 keeps its format `q` in numpy
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "BF16", "MYTYPE", ""])

@@ -82,7 +82,7 @@ def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog, error):
 def test_the_handler_has_a_folder_of_its_own(make, tmp_path):
     node = make(FINE, folder=tmp_path / "deep")
     assert node.open().process(0, []) == []
-    assert sys.path[-1] == str(tmp_path / "deep")  # appended, so that it hides no other module
+    assert sys.path[-1] == str(tmp_path / "deep")  # appended, so that it does not hide another module
 
 
 def test_two_nodes_of_one_handler_have_an_object_each(make):

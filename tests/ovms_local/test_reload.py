@@ -1,4 +1,4 @@
-"""Graphs come, go and change while the server runs, and whoever asks meanwhile gets what they should."""
+"""Graphs are added, removed and changed while the server runs, and requests get the right answers throughout."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from tests.support.servables import NODE, Events
 
 pytestmark = pytest.mark.slow
 
-# What it answers is in a file, which is read when the graph is loaded, not when the module is imported.
+# Its answer is in a file that is read when the graph is loaded, not when the module is imported.
 HANDLER = """
 import os
 from pathlib import Path
@@ -55,7 +55,7 @@ class OvmsPythonModel:
 
 
 class Site:
-    """A folder with a config.json and graphs, of which each has a handler of its own."""
+    """A folder with a config.json and graphs, each of which has its own handler."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -66,7 +66,7 @@ class Site:
         self.environment = {"EVENTS": str(self.events.path), "GATE": str(self.gate)}
 
     def write(self, name, answer):
-        """Write, or change, the files of a graph."""
+        """Write or change the files of a graph."""
         graph = self.folder / name
         graph.mkdir(exist_ok=True)
         (graph / f"{name}.py").write_text(HANDLER)
@@ -74,7 +74,7 @@ class Site:
         (graph / "graph.pbtxt").write_text(NODE.format(handler=f"{name}.py") + f"# {answer}\n")
 
     def list(self, *names):
-        """Write config.json with these graphs, all at once."""
+        """Write config.json with these graphs, in one operation."""
         graphs = [{"name": name} for name in names]
         new = self.folder / "config.json.new"
         new.write_text(json.dumps({"model_config_list": [], "mediapipe_config_list": graphs}))
@@ -82,7 +82,7 @@ class Site:
 
 
 class Server:
-    """A running server, asked over both transports."""
+    """A running server, called over both transports."""
 
     def __init__(self, running, stub):
         self.running = running
@@ -104,7 +104,7 @@ class Server:
         return states(self.rest("/v1/config")[1])
 
     def infer(self, name, text=""):
-        """The answer, or the code and the text of the error."""
+        """Return the answer, or the code and text of the error."""
         try:
             return self.stub.ModelInfer(request(name, text)).raw_output_contents[0][4:].decode()
         except grpc.RpcError as error:
@@ -123,7 +123,7 @@ class Server:
             return error.code().name, error.details()
 
     def rest_statuses(self, name):
-        """Of ready, metadata and infer."""
+        """Return the results of ready, metadata and infer."""
         body = json.dumps({"inputs": [{"name": "in", "datatype": "BYTES", "shape": [1], "data": [""]}]}).encode()
         model = f"/v2/models/{name}"
         return self.rest(f"{model}/ready")[0], self.rest(model)[0], self.rest(f"{model}/infer", "POST", body)[0]
@@ -144,7 +144,7 @@ def site(tmp_path):
 
 @pytest.fixture
 def start(site):
-    """Start a server, which does not look at its files by itself unless it is told to."""
+    """Start a server, which by default does not check its files by itself."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments, poll=0):
@@ -258,7 +258,7 @@ def test_requests_under_way_end_on_the_graph_they_began_with_which_is_then_final
         assert server.infer("graph") == "second"
         assert "initialize second" in site.events.wait_for("initialize second")
         while not all(answer.done() for answer in answers):
-            # One opening lets through all who wait by then, which may be one or both; it fails where nobody does.
+            # One opening lets through all that are waiting by then, one or both; it fails if none is waiting.
             with contextlib.suppress(OSError):
                 os.close(os.open(site.gate, os.O_WRONLY | os.O_NONBLOCK))
             wait(answers, timeout=0.1)
@@ -425,7 +425,7 @@ def test_a_config_that_is_being_written_is_read_when_it_is_whole(site, start):
         reloaded = pool.submit(server.reload)
         config.write(whole[20:])
         config.flush()
-        # It is either read in time, or at the next reload.
+        # It is read either in time or at the next reload.
         assert reloaded.result(60)[0] in (200, 412)
     assert states(server.reload()[1]) == {"graph": OK, "new": OK}
 

@@ -26,7 +26,7 @@ ECHO = "/v2/models/echo/infer"
 
 @pytest.fixture
 def rest(server):
-    """Send a request; its status, its headers and its body."""
+    """Send a request; return status, headers and body."""
 
     def send(path, body=None, method=None, headers=()):
         if isinstance(body, (dict, list)):
@@ -44,7 +44,7 @@ def rest(server):
 
 @pytest.fixture
 def infer(rest):
-    """Send an input of the echo graph as JSON; the output, or the status and the text of the error."""
+    """Send an input to the echo graph as JSON; return the output, or the status and text of the error."""
 
     def send(datatype, shape, data, path=ECHO, **rest_of_request):
         message = {"inputs": [{"name": "in", "datatype": datatype, "shape": shape, "data": data}]} | rest_of_request
@@ -267,7 +267,7 @@ INPUT = {"name": "in", "datatype": "INT32", "shape": [1], "data": [1]}
 
 
 def nested(depth):
-    """A request whose JSON is nested so deep."""
+    """Return a request whose JSON is nested to this depth."""
     arrays = b"[" * (depth - 3) + b"1" + b"]" * (depth - 3)
     return edited(json.dumps({"inputs": [INPUT]}).encode(), b"[1]}", arrays + b"}")
 
@@ -382,7 +382,7 @@ def test_a_timestamp_comes_back_as_its_lower_half(rest):
     ("order", "status"),
     [
         ({"make": "array", "dtype": "float16", "values": [1]}, 400),
-        ({"make": "array", "dtype": "int64", "values": [1]}, 500),  # says INT32 with 8 bytes
+        ({"make": "array", "dtype": "int64", "values": [1]}, 500),  # reported as INT32, with 8 bytes
         ({"make": "array", "dtype": "int32", "values": [1], "shape": [2]}, 500),
         ({"make": "array", "dtype": "int32", "values": [1], "shape": [-1]}, 500),
         ({"make": "array", "dtype": "int32", "values": [1], "datatype": "X"}, 500),
@@ -584,7 +584,7 @@ def test_a_client_that_leaves_in_the_middle_is_no_error(server, rest):
 
 
 def samples(rest) -> Counter:
-    """The values of all graphs together, without the histograms' buckets."""
+    """Return the values summed over all graphs, without the histograms' buckets."""
     sums = Counter()
     for family in text_string_to_metric_families(rest("/metrics")[2].decode()):
         for sample in family.samples:

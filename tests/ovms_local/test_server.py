@@ -172,7 +172,7 @@ def test_all_lines_of_the_log_have_time_level_and_source(make_servable):
 
 @pytest.fixture(scope="module")
 def flagged(tmp_path_factory):
-    """A server with those flags that change what a client sees, and the file of its log."""
+    """A server with the flags that affect clients, and its log file."""
     folder = tmp_path_factory.mktemp("flagged")
     log = folder / "server.log"
     arguments = [
@@ -187,7 +187,7 @@ def flagged(tmp_path_factory):
 
 def test_the_log_goes_into_a_file_as_well(flagged):
     server, log = flagged
-    watch.until(lambda: READY in log.read_text())  # which comes after the same line on standard output
+    watch.until(lambda: READY in log.read_text())  # which is written after the same line on standard output
     lines = log.read_text().splitlines()
     assert lines == server.log.splitlines()[: len(lines)]
 
@@ -395,7 +395,7 @@ def test_a_signal_lets_the_running_request_end_and_takes_no_other(make_servable,
                 pytest.raises(InferenceServerException) as caught,
             ):
                 late.infer("python_model", triton_inputs("x"))
-            # Which of the two depends on how far gRPC's own shutdown has got.
+            # Which of the two depends on the progress of gRPC's own shutdown.
             assert caught.value.status() in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED")
             gate.write_text("")
             assert done.wait(30)

@@ -1,4 +1,4 @@
-"""Answers that are hard on a terminal."""
+"""Answers that are difficult to display on a terminal."""
 
 ANSWERS = {
     "wide": "这是一个很长的中文句子用来测试终端的换行是否正确。" * 4 + "🙂🎉 emoji words " * 4,

@@ -1,4 +1,4 @@
-"""Answers a conversation with what its last question asks for, in pieces."""
+"""Answers a conversation in pieces, as instructed by its last question."""
 
 import itertools
 import json

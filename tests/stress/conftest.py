@@ -1,4 +1,4 @@
-"""The servables, served for people who break things, and the report of what came of it."""
+"""Servers for the stress tests, and the report of their results."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ def report() -> Report:
 
 
 def pytest_runtest_logreport(report):
-    """The model commands' own tests kill them, KILLS times each."""
+    """The tests of the model commands kill them, KILLS times each."""
     if report.when == "call" and report.nodeid.endswith("test_killed"):
         row = Row(f"{report.nodeid.split('::')[0]}: SIGKILL at a random moment", int(os.environ.get("KILLS", "2")))
         row.lost += [report.longreprtext.splitlines()[-1]] if report.failed else []
@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def serving(int8_model) -> Serving:
-    """serving("stream", arguments, ENGINE="genai", ...): a server with this servable, and these settings alone."""
+    """serving("stream", arguments, ENGINE="genai", ...): a server with this servable and only these settings."""
 
     @contextmanager
     def start(servable: str, arguments: Sequence[str] = (), **settings: object) -> Iterator[RunningServer]:

@@ -1,4 +1,4 @@
-"""Requests that can't be served, on every way into a servable, while somebody else is being served."""
+"""Requests that can't be served, over every transport, while another client is being served."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ GOOD = "What is the capital of Japan?"
 
 @dataclass(frozen=True, slots=True)
 class BadRequest:
-    """The tensor pre_prompt of a request, and what its sender should be told."""
+    """The tensor pre_prompt of a request, and the expected error message."""
 
     name: str
     data: bytes
@@ -71,7 +71,7 @@ def message(bad: BadRequest) -> pb.ModelInferRequest:
 
 
 def over_grpc(server: RunningServer, bad: BadRequest) -> str:
-    """What a unary call is told."""
+    """Return the error message of a unary call."""
     with grpc.insecure_channel(server.grpc_url) as channel, pytest.raises(grpc.RpcError) as error:
         service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message(bad), timeout=60)
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -79,7 +79,7 @@ def over_grpc(server: RunningServer, bad: BadRequest) -> str:
 
 
 def over_rest(server: RunningServer, bad: BadRequest) -> str:
-    """The same over REST, with the data behind the JSON, where any bytes can be."""
+    """The same over REST, with the data after the JSON, where any bytes are possible."""
     parameters = {"binary_data_size": len(bad.data)}
     tensor = {"name": "pre_prompt", "shape": bad.shape, "datatype": bad.datatype, "parameters": parameters}
     header = json.dumps({"inputs": [tensor]}).encode()
@@ -105,7 +105,7 @@ def stream_server(serving):
 
 @contextmanager
 def somebody_else(ask: Callable[[str, str], clients.Answer], server: RunningServer) -> Iterator[None]:
-    """A client that gets what it got alone, over and over, while others send what they should not."""
+    """A client repeatedly gets the same answer as alone, while others send invalid requests."""
     alone = ask(server.grpc_url, GOOD).text
     over = threading.Event()
 
@@ -146,7 +146,7 @@ def test_each_is_an_output_of_the_stream_and_the_stream_goes_on(stream_server, r
 
 
 def until_end_signal(responses: Iterator[pb.ModelStreamInferResponse]) -> list[tuple[str, bytes]]:
-    """Name and data of each output of one request, in order, without its end signal."""
+    """Return name and data of each output of a request, in order, without the end signal."""
     outputs = []
     for response in responses:
         assert not response.error_message

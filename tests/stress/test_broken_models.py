@@ -1,4 +1,4 @@
-"""Model folders and settings that can't be served: the log says which file or variable, and the server stays up."""
+"""Model folders and settings that can't be served: the log names the file or variable, and the server stays up."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def copied(folder: Path, name: str) -> Path:
-    """The file of this name, as a copy of its own that may be broken."""
+    """Replace the file's link with a copy that may be damaged, and return it."""
     path = folder / name
     content = path.read_bytes()
     path.unlink()
@@ -41,7 +41,7 @@ def truncated(name: str) -> Callable[[Path], None]:
 
 
 def overwritten(name: str) -> Callable[[Path], None]:
-    """Other bytes of the same number, as a bad disk gives them."""
+    """Replace bytes without changing the size, as a bad disk might."""
 
     def damage(folder: Path) -> None:
         path = copied(folder, name)
@@ -59,7 +59,7 @@ def removed(*names: str) -> Callable[[Path], None]:
 
 
 def with_another_tokenizer(folder: Path) -> None:
-    """One that knows a token more than the model does."""
+    """Use a tokenizer with one token more than the model."""
     removed("model_info.json")(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens(["zzqq"])
@@ -137,7 +137,7 @@ def test_a_broken_folder_is_one_line_that_names_it(folder, damage):
 
 @pytest.mark.parametrize("chosen", ["optimum", "genai"])
 def test_a_folder_without_info_is_served_all_the_same(folder, chosen):
-    """As optimum-cli makes it."""
+    """Like a folder made by optimum-cli."""
     removed("model_info.json")(folder)
     assert model_folder.check(folder) is None
     loading.release(loading.acquire(Settings(model_path=folder, engine=chosen)))
@@ -194,13 +194,13 @@ def test_a_system_prompt_that_the_template_refuses_is_named(folder):
 
 
 def test_a_bad_setting_makes_the_graph_unavailable(serving):
-    """Which values are bad, text_generation/serve/test_settings.py has."""
+    """text_generation/serve/test_settings.py tests which values are invalid."""
     with serving("unary", MAX_PROMPTS_PER_REQUEST=0) as server:
         assert_unavailable(server, "MAX_PROMPTS_PER_REQUEST is '0'")
 
 
 def assert_unavailable(server: RunningServer, says: str) -> None:
-    """The log says why in one line; the graph answers nobody; the server is well."""
+    """Check that the log gives the reason in one line, the graph is unavailable, and the server is healthy."""
     [line] = [line for line in server.log.splitlines() if " ERROR " in line]
     assert log_lines.graph_is("not available", "python_model") in line
     assert says in line

@@ -1,4 +1,4 @@
-"""ovms_local under attack, as often as the scale says; what the requests are is in tests/support/hostile.py."""
+"""ovms_local under attack, with requests from tests/support/hostile.py, in the number given by the scale."""
 
 import pytest
 

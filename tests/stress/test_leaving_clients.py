@@ -1,4 +1,4 @@
-"""Clients that go away in the middle: killed, cancelled, cut off, or out of patience."""
+"""Clients that leave in the middle: killed, cancelled, cut off, or timed out."""
 
 import random
 import signal
@@ -20,9 +20,9 @@ from tests.support.cutting_proxy import CuttingProxy, proxy_to
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
 
 CLIENT = Path(__file__).parent.parent.parent / "client_stream.py"
-# One place and no queue: a place that is not given back makes the next client's request fail. Without an early end the
-# completions are long enough for every client to leave in the middle of one. GenAI uses all of its cache in turn,
-# however little it needs at once: half of the clients of the long form fill this one, and then memory has to be flat.
+# One place and no queue: if a place is not released, the next client's request fails. Without an early end, the
+# completions are long enough for every client to leave in the middle of one. GenAI uses all its cache in turn, however
+# little it needs at once: half of the clients of the long version fill this one; then memory must stay flat.
 ONE_PLACE = {
     "MAX_CONCURRENT_REQUESTS": 1,
     "MAX_QUEUED_REQUESTS": 0,
@@ -38,7 +38,7 @@ WAYS = ("killed", "cancelled", "cut off")
 
 @contextmanager
 def asking(url: str, prompt: str) -> Iterator[subprocess.Popen]:
-    """client_stream.py at work."""
+    """Run client_stream.py."""
     command = [sys.executable, str(CLIENT), "--url", url, "--prompt", prompt]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
@@ -52,7 +52,7 @@ def test_generation_ends_with_the_stream(serving, engine, scale, report, int8_mo
     tokenizer = Tokenizer.from_file(str(int8_model / "tokenizer.json"))
     title = f"{engine}: streaming clients killed, cancelled or cut off at a random moment"
     with report.row(title) as row, serving("stream", ENGINE=engine, **ONE_PLACE) as server:
-        # The server makes threads when it first needs them: the last one for a long answer to a long prompt.
+        # The server creates threads when it first needs them, the last one for a long answer to a long prompt.
         for prompt in PROMPTS:
             for way in WAYS:
                 leave(server, way, 40, prompt, tokenizer)
@@ -74,17 +74,17 @@ def test_generation_ends_with_the_stream(serving, engine, scale, report, int8_mo
         assert answer.error is None
         watch.until(lambda: watch.threads(server) <= threads)
         grown = watch.resident_mb(server) - memory
-        # The longest prompt's cache, prefill memory and the allocator's reserve.
+        # The cache and prefill memory of the longest prompt, and the allocator's reserve.
         assert grown < 300, f"{grown:.0f} MB"
         row.measured = f"generation over after {statistics.median(delays):.3f} s in the median, {max(delays):.3f} s at"
         row.measured += f" most; memory {grown:+.0f} MB"
 
 
 def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> tuple[int, float, float]:
-    """Go away after `moment` pieces, at once where it is 0.
+    """Leave after `moment` pieces, at once if it is 0.
 
-    What came after that: tokens, seconds until the generation was over, and processor seconds until the server did
-    nothing any more, since an engine could go on with what nobody reads.
+    Return what followed: tokens, seconds until the generation ended, and CPU seconds until the server was idle, since
+    an engine might continue a generation that nobody reads.
     """
     asked, ended = watch.asked(server), len(watch.generated(server))
     with proxy_to(server.grpc_port) as proxy, asking(proxy.url, prompt) as client:
@@ -123,14 +123,14 @@ def test_who_leaves_while_waiting_makes_room_in_the_queue(serving, engine, scale
     ):
         running.send("python_model", clients.text_input("pre_prompt", "Hi"))
         running.receive()
-        for way in (WAYS * 3)[: scale.leaving_clients]:  # no more, or the answer that they wait for is over
+        for way in (WAYS * 3)[: scale.leaving_clients]:  # not longer, or the answer for which they wait would end
             asked, ended = watch.asked(server), len(watch.generated(server))
             with proxy_to(server.grpc_port) as proxy, asking(proxy.url, STORY) as client:
                 watch.until(lambda before=asked: watch.asked(server) > before)
                 go(way, client, proxy)
                 seconds = watch.until(lambda before=ended: len(watch.generated(server)) > before)
             row.done += 1
-            # It is noticed by what is sent to it once a second; the next one finds room in the queue, or none.
+            # Its absence is noticed by the message sent once a second; the next one finds space in the queue, or none.
             if watch.generated(server)[ended] != 0 or seconds > 2:
                 row.lost.append(f"{way}: {watch.generated(server)[ended]} tokens, {seconds:.1f} s")
         assert log_lines.BUSY not in server.log

@@ -1,4 +1,4 @@
-"""Eight clients that ask, wait and leave as they like, for as long as it takes."""
+"""Eight clients that ask, wait and leave at random, for a long time."""
 
 import random
 import time
@@ -48,7 +48,7 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
         row.done = len(asked)
         row.lost += [f"{prompt[:40]!r}: {answer.error}" for prompt, answer in asked if answer.error]
 
-        # Every stream has ended, and the counts told to those who stayed are among those in the log.
+        # Every stream has ended, and the counts reported to clients that stayed are among those in the log.
         watch.until(lambda: len(watch.generated(server)) == before + len(asked))
         complete = [(prompt, answer) for prompt, answer in asked if answer.token_count >= 0]
         told, logged = Counter(a.token_count for _, a in complete), Counter(watch.generated(server)[before:])
@@ -58,7 +58,7 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
         watch.until_idle(server)
         now = watch.resident_mb(server)
         row.measured = f"{len(complete)} to the end, memory from {warm:.0f} MB after warm-up to {now:.0f} MB"
-        if engine == "optimum":  # GenAI's random generator is shared by the requests in flight
+        if engine == "optimum":  # GenAI's random generator is shared by all running requests
             sample = random.Random(3).sample(complete, min(scale.compared, len(complete)))
             assert sample
             for prompt, answer in sample:
@@ -69,9 +69,9 @@ def test_eight_clients_get_what_they_ask_for(serving, engine, scale, report):
 
 
 def fill_pool(server: RunningServer) -> int:
-    """Use all of GenAI's cache once, with which its process grows (SECURITY.md); how many requests that took.
+    """Use all of GenAI's cache once, as its process grows until then (SECURITY.md); return the number of requests.
 
-    One GB holds 45,000 tokens, and each request has 8,160. The scheduler takes up half a prompt a step.
+    One GB holds 45,000 tokens, and each request has 8,160. The scheduler processes up to half a prompt per step.
     """
     requests = 6
     for number in range(requests):
@@ -80,7 +80,7 @@ def fill_pool(server: RunningServer) -> int:
 
 
 def use(url: str, seconds: float, seed: int) -> list[tuple[str, clients.Answer]]:
-    """What eight clients asked for in this time, and got."""
+    """Run eight clients for this time; return their requests and answers."""
     end = time.monotonic() + seconds
 
     def client(number: int) -> list[tuple[str, clients.Answer]]:

@@ -1,4 +1,4 @@
-"""The largest requests that the limits let in, several at once, have the peak that SECURITY.md names."""
+"""The largest requests within the limits, several at once, stay below the peak given in SECURITY.md."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,12 +29,12 @@ def test_the_largest_requests_at_once(serving, engine, scale, report):
 
 
 def long_prompt(number: int) -> list[str]:
-    """One prompt of about 8,031 tokens, which begins in its own way."""
+    """Return one prompt of about 8,031 tokens with a unique beginning."""
     return [f"{number} " + "word " * 7998]
 
 
 def test_prompts_of_many_lengths(serving, report):
-    """OpenVINO would keep kernels for each of them. (GenAI's growing pool hides what becomes of its own.)"""
+    """By default, OpenVINO would keep kernels for each length. (With GenAI, the growing pool would hide the effect.)"""
     with (
         report.row("optimum: prompts of other lengths than any before") as row,
         serving("stream", MAX_NEW_TOKENS=1) as server,

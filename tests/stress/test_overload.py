@@ -28,7 +28,7 @@ SETTINGS = {
     "MAX_QUEUED_REQUESTS": 24,
     "QUEUE_TIMEOUT_S": QUEUE_TIMEOUT_S,
 }
-# Batches are computed in other shapes than single requests, and 8 bits are too few to hide the difference.
+# Batches have other shapes than single requests, and with 8 bits the rounding differs visibly.
 EXACT = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 SUBJECTS = ["apples", "bees", "chess", "gold", "Greece", "jazz", "maps", "Mars"]
 SUBJECTS += ["opera", "Paris", "rain", "Rome", "salt", "tea", "trains", "wolves"]
@@ -37,7 +37,7 @@ PROMPTS = [f"Say {n} words about {subject}." for subject in SUBJECTS for n in ("
 
 @pytest.mark.parametrize("servable", ["stream", "unary"])
 def test_each_client_gets_its_own_answer_or_is_told_to_come_back(serving, servable, scale, report):
-    """With Optimum's engine, whose answers are the same whatever else runs."""
+    """With Optimum's engine, whose answers do not depend on other requests."""
     overload(serving, servable, "optimum", SETTINGS, scale, report)
 
 
@@ -51,7 +51,7 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
     title = f"{engine}, {servable}: answers asked for by {CLIENTS} clients at once"
     with report.row(title) as row, serving(servable, ENGINE=engine, **settings) as server:
         alone = {prompt: ask(server.grpc_url, prompt).text for prompt in PROMPTS}
-        assert len(set(alone.values())) > CLIENTS / 2  # or nothing could be seen to be mixed up
+        assert len(set(alone.values())) > CLIENTS / 2  # otherwise mixed-up answers would go unnoticed
         turned_away = 0
         with health_watched(server) as slowest, ThreadPoolExecutor(CLIENTS) as pool:
             for _ in range(scale.overloads):
@@ -65,7 +65,7 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
                     elif answer.error is not None and answer.seconds > QUEUE_TIMEOUT_S + 5:
                         row.lost.append(f"{prompt!r}: told that it is busy after {answer.seconds:.1f} s")
                     turned_away += answer.error is not None
-        # Half of them and more find neither a place nor room in the queue, unless others were done before they came.
+        # At least half of them find neither a place nor space in the queue, unless others finished before they came.
         assert 0 < turned_away < row.done
         assert slowest() < SLOWEST_HEALTH_S
         row.measured = f"{turned_away} told that the server is busy; slowest health check {slowest():.3f} s"
@@ -78,7 +78,7 @@ def at_once(together: threading.Barrier, ask, server: RunningServer, prompt: str
 
 @contextmanager
 def health_watched(server: RunningServer) -> Iterator:
-    """Ask for the server's health over both protocols, over and over; a function with the slowest answer in seconds."""
+    """Check the server's health repeatedly over both protocols; yield a function that returns the slowest time."""
     over = threading.Event()
     seconds = [0.0]
 

@@ -1,4 +1,4 @@
-"""What is in a model folder is data, never a program; what users ask is nobody else's business."""
+"""A model folder's content is data, never a program; users' questions stay private."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ SECRET = "My password is xyzzy-4711."
 
 @pytest.fixture
 def folder_with_code(int8_model, tmp_path) -> tuple[Path, Path]:
-    """The real model with Python code in its folder that every configuration asks for; and the file the code writes."""
+    """The real model with Python code in its folder, requested by every configuration; and the file the code writes."""
     folder, trace = tmp_path / "model", tmp_path / "code ran"
     folder.mkdir()
     for path in int8_model.iterdir():
@@ -47,13 +47,13 @@ def test_code_in_a_model_folder_never_runs(serving, engine, folder_with_code):
 def test_prompts_are_in_the_log_at_debug_alone(serving, level, logged):
     with serving("stream", ENGINE="genai", LOG_LEVEL=level, MAX_NEW_TOKENS=4) as server:
         assert clients.stream(server.grpc_url, SECRET).error is None
-        assert "no UTF-8" not in clients.stream(server.grpc_url, SECRET * 3000).error  # refused, which is logged too
+        assert "no UTF-8" not in clients.stream(server.grpc_url, SECRET * 3000).error  # refused, which is also logged
         server.stop()
         assert (SECRET in server.log) == logged
 
 
 def test_a_refused_conversation_is_not_quoted_in_the_log(serving):
-    """The client is told what it sent; the log, which others read, is not."""
+    """The error message for the client quotes its request; the log, which others read, does not."""
     wrong = [
         {"messages": [{"role": "user", "content": [SECRET]}]},
         {"messages": [{"role": SECRET, "content": "Hi"}]},

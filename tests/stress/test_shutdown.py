@@ -1,4 +1,4 @@
-"""SIGTERM while requests are in flight: the servables' side of it."""
+"""SIGTERM while requests are running, for the servables."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,7 +32,7 @@ def test_what_takes_too_long_is_ended(serving, engine):
     arguments = ("--shutdown_timeout", "1")
     with serving("stream", arguments, ENGINE=engine, **settings) as server, ThreadPoolExecutor(CLIENTS) as pool:
         answers = [pool.submit(clients.stream, server.grpc_url, QUESTION) for _ in range(CLIENTS)]
-        # All are in: gRPC's client can wait for ever where the server stops while it connects.
+        # All are connected: gRPC's client can wait for ever if the server stops while it connects.
         watch.until(lambda: server.log.count(repr(QUESTION)) == CLIENTS)
         assert server.stop() == 0
         for answer in answers:

@@ -1,6 +1,6 @@
-"""What tests share: servers and clients to test with, and what they measure. It has no tests and knows no fixtures."""
+"""Code shared by tests: servers, clients and measurements. It contains no tests and uses no fixtures."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SMALL_MODEL = "llama-2-chat-7b"  # the name that the small checkpoint goes by
+SMALL_MODEL = "llama-2-chat-7b"  # the name of the small checkpoint

@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 
 def conversation(*turns: str, system: str | None = None, **parameters: Any) -> dict[str, Any]:
-    """A request: turns of the user and the assistant, one after the other."""
+    """Return a request with alternating turns of user and assistant."""
     messages = [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in enumerate(turns)]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
@@ -24,12 +24,12 @@ def conversation(*turns: str, system: str | None = None, **parameters: Any) -> d
 
 
 def as_input(request: dict[str, Any] | str) -> list[InferInput]:
-    """The inputs with this request."""
+    """Return the inputs with this request."""
     return text_input("request", request if isinstance(request, str) else json.dumps(request))
 
 
 def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
-    """The outputs of the unary graph."""
+    """Return the outputs of the unary graph."""
     result = client.infer("chat", as_input(request))
     datatypes = {output.name: output.datatype for output in result.get_response().outputs}
     expected = dict(zip(["completion", *SUMMARY], ["BYTES", "BYTES", "INT32", "INT32", "FP32"], strict=True))
@@ -38,20 +38,20 @@ def ask(client: InferenceServerClient, request: dict[str, Any] | str) -> Answer:
 
 
 def stream(url: str, request: dict[str, Any] | str) -> list[tuple[str, Any]]:
-    """Name and value of each output of the streaming graph, up to its end signal."""
+    """Return name and value of each output of the streaming graph, up to its end signal."""
     with open_stream(url) as opened:
         opened.send("chat_stream", as_input(request))
         return [(name, _value(array)) for name, array in opened.outputs()]
 
 
 def joined(outputs: list[tuple[str, Any]]) -> Answer:
-    """What the unary graph would have given."""
+    """Combine them into the outputs that the unary graph would return."""
     pieces = [piece for name, piece in outputs if name == "completion"]
     return {"completion": "".join(pieces)} | {name: content for name, content in outputs if name in SUMMARY}
 
 
 def refused(client: InferenceServerClient, request: dict[str, Any] | str) -> str:
-    """What the sender of a request that can't be served is told."""
+    """Return the error message for a request that can't be served."""
     with pytest.raises(InferenceServerException) as error:
         ask(client, request)
     assert error.value.status() == "StatusCode.INVALID_ARGUMENT"

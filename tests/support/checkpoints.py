@@ -1,4 +1,4 @@
-"""Tiny checkpoints of random weights, of many architectures, in Hugging Face's format."""
+"""Tiny checkpoints with random weights, of many architectures, in Hugging Face's format."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ VOCABULARY = 480
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
-    "intermediate_size": 160,  # which no group of 128 or 64 weights divides
+    "intermediate_size": 160,  # not divisible into groups of 128 or 64 weights
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -40,12 +40,12 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": None,
-    "initializer_range": 0.3,  # for logits so far apart that rounding does not choose the token
+    "initializer_range": 0.3,  # for logits so far apart that rounding does not affect the choice of tokens
 }
 
 
 def byte_level_tokenizer() -> Tokenizer:
-    """As GPT-2, Llama 3 and Qwen have them: every byte is a token."""
+    """Return a tokenizer like those of GPT-2, Llama 3 and Qwen: every byte is a token."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +53,7 @@ def byte_level_tokenizer() -> Tokenizer:
 
 
 def sentencepiece_tokenizer() -> Tokenizer:
-    """As Llama 2 and Mistral have them, converted from sentencepiece: spaces are ▁, and bytes stand in."""
+    """Return a tokenizer like those of Llama 2 and Mistral, converted from sentencepiece, with ▁ and byte tokens."""
     tokenizer = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -68,7 +68,7 @@ def _trained(tokenizer: Tokenizer, tokens: list[str] = (), **options: Any) -> To
         vocab_size=VOCABULARY, special_tokens=[*SPECIAL, *tokens], show_progress=False, **options
     )
     tokenizer.train_from_iterator(TEXT, trainer)
-    if tokens:  # the trainer takes the byte tokens for special ones
+    if tokens:  # the trainer treats the byte tokens as special
         stated = json.loads(tokenizer.to_str())
         stated["added_tokens"] = [token for token in stated["added_tokens"] if token["content"] in SPECIAL]
         tokenizer = Tokenizer.from_str(json.dumps(stated))
@@ -83,7 +83,7 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     **sizes: Any,
 ) -> Path:
-    """Write a checkpoint with a model of this type, whose sizes are SIZES but for those given here."""
+    """Write a checkpoint with a model of this type; its sizes are SIZES, overridden by those given here."""
     torch.manual_seed(1)
     config = transformers.AutoConfig.for_model(model_type, **SIZES | sizes)
     model = transformers.AutoModelForCausalLM.from_config(config).to(dtype)

@@ -1,4 +1,4 @@
-"""tritonclient's clients of the servables, and what becomes of them."""
+"""tritonclient's clients for the servables, and their results."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 TIMEOUT_S = 240
-PROMPTS = 32  # as many as MAX_PROMPTS_PER_REQUEST allows
+PROMPTS = 32  # the default of MAX_PROMPTS_PER_REQUEST
 
 
 def text_input(name: str, *texts: str | bytes) -> list[InferInput]:
-    """The inputs of a request: one tensor with these texts, one per element."""
+    """Return the inputs of a request: one tensor with one text per element."""
     tensor = InferInput(name, [len(texts)], "BYTES")
     elements = [text if isinstance(text, bytes) else text.encode() for text in texts]
     tensor.set_data_from_numpy(np.array(elements, dtype=np.object_))
@@ -25,7 +25,7 @@ def text_input(name: str, *texts: str | bytes) -> list[InferInput]:
 
 
 class TritonStream:
-    """The one stream of a client; what arrives on it waits to be received."""
+    """The stream of a client, which queues the responses."""
 
     def __init__(self, client: InferenceServerClient, **options: Any) -> None:
         self._client = client
@@ -33,11 +33,11 @@ class TritonStream:
         client.start_stream(lambda result, error: self._arrived.put(error or result), **options)
 
     def send(self, graph: str, inputs: list[InferInput]) -> None:
-        """Ask, without waiting for the answer."""
+        """Send a request, without waiting for the answer."""
         self._client.async_stream_infer(graph, inputs)
 
     def receive(self, timeout_s: float = TIMEOUT_S) -> InferResult:
-        """The next response. The error that the client is told, where it is one; TimeoutError where nothing comes."""
+        """Return the next response; raises the client's error, or TimeoutError if nothing arrives."""
         try:
             arrived = self._arrived.get(timeout=timeout_s)
         except Empty:
@@ -47,7 +47,7 @@ class TritonStream:
         return arrived
 
     def outputs(self, timeout_s: float = TIMEOUT_S) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and value of each output of one request to a servable, without the end signal that ends them."""
+        """Yield name and value of each output of one request to a servable, up to its end signal."""
         while True:
             result = self.receive(timeout_s)
             [output] = result.get_response().outputs
@@ -56,17 +56,17 @@ class TritonStream:
             yield output.name, result.as_numpy(output.name)
 
     def finish(self) -> None:
-        """Say that there are no more requests, and wait until all responses have arrived."""
+        """Close the client's side, and wait until all responses have arrived."""
         self._client.stop_stream()
 
     def cancel(self) -> None:
-        """Leave, and cancel what still runs."""
+        """Leave, cancelling what is still running."""
         self._client.stop_stream(cancel_requests=True)
 
 
 @contextmanager
 def open_stream(url: str) -> Iterator[TritonStream]:
-    """A stream of a client of its own; leaving it cancels what still runs."""
+    """Open a stream with its own client; leaving it cancels what is still running."""
     with InferenceServerClient(url) as client:
         stream = TritonStream(client)
         try:
@@ -77,7 +77,7 @@ def open_stream(url: str) -> Iterator[TritonStream]:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client got for one prompt. `error` is what it was told instead, None where all went well."""
+    """A client's result for one prompt; `error` is the error message, None on success."""
 
     text: str
     token_count: int
@@ -86,15 +86,15 @@ class Answer:
 
 
 def largest_request(number: int) -> list[str]:
-    """Prompts of about 255 tokens each as chat prompts: just within MAX_PROMPT_TOKENS_PER_REQUEST, which is 8,192.
+    """Return prompts of about 255 tokens each as chat prompts: just within MAX_PROMPT_TOKENS_PER_REQUEST, 8,192.
 
-    Each begins in its own way, since those that begin alike share the room of what they share.
+    Each has a unique beginning, since prompts with the same beginning share its cache.
     """
     return [f"{number} {row} " + "word " * 218 for row in range(PROMPTS)]
 
 
 def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool) -> Answer:
-    """Ask the streaming servable; leave the stream once `goes_on`, given the number of pieces, says False."""
+    """Ask the streaming servable; leave the stream once `goes_on`, called with the number of pieces, returns False."""
     started = time.monotonic()
     text, token_count, error = b"", -1, None
     with open_stream(url) as opened:
@@ -115,7 +115,7 @@ def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool) -> Answ
 
 
 def take_part(url: str, prompts: list[str], steps: int | None) -> str | None:
-    """Read that many outputs of one request to the streaming servable, or all; the error, where there is one."""
+    """Read this many outputs of one request to the streaming servable, or all; return the error, if any."""
     with open_stream(url) as opened:
         opened.send("python_model", text_input("pre_prompt", *prompts))
         for name, value in islice(opened.outputs(timeout_s=1800), steps):

@@ -1,7 +1,7 @@
-"""Become the image's process without Docker: what `docker run` would show it of the file system, user and network.
+"""Become a process as in the image, without Docker: with the file system, user and network of `docker run`.
 
-Run as root, as `unshare --mount --net --propagation private python container_world.py WORLD.json`; it ends by turning
-into the command of the file. WORLD.json: `root` (an empty folder), `read_only` ({inside: outside}, files or folders),
+Run it as root with `unshare --mount --net --propagation private python container_world.py WORLD.json`; at the end it
+runs the command in the file. WORLD.json: `root` (an empty folder), `read_only` ({inside: outside}, files or folders),
 `environment`, `uid`, `command`.
 """
 

@@ -1,4 +1,4 @@
-"""A TCP connection in the middle of which somebody sits."""
+"""A proxy that can cut TCP connections."""
 
 import contextlib
 import socket
@@ -22,13 +22,13 @@ class CuttingProxy:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
-        """End all connections the hard way: with a reset instead of a farewell, and take no new ones."""
+        """Reset all connections, and accept no new ones."""
         self._listener.close()
         while self._sockets:
             end = self._sockets.pop()
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RD)  # wakes the thread that reads, so that the socket really closes
+                end.shutdown(socket.SHUT_RD)  # wakes the reading thread, so that the socket is really closed
             end.close()
 
     def _accept(self) -> None:
@@ -43,7 +43,7 @@ class CuttingProxy:
 
 @contextlib.contextmanager
 def proxy_to(port: int) -> Iterator[CuttingProxy]:
-    """A proxy that is cut at the end at the latest."""
+    """Run a proxy, which is cut at the end at the latest."""
     proxy = CuttingProxy(port)
     try:
         yield proxy
@@ -55,5 +55,5 @@ def _forward(source: socket.socket, sink: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             sink.sendall(data)
-    with contextlib.suppress(OSError):  # also where one end was reset: the other one has to hear of it
+    with contextlib.suppress(OSError):  # even if one end was reset, so that the other one notices
         sink.shutdown(socket.SHUT_WR)

@@ -1,7 +1,7 @@
-"""Requests that nobody means well: mutated gRPC messages, streams of them, and mutated REST requests.
+"""Malicious requests: mutated gRPC messages, streams of them, and mutated REST requests.
 
-`attack` is what the tests call with some hundred requests; `python -m tests.support.hostile --requests 20000` is the
-long form, which prints a report and exits with 1 when something went wrong.
+The tests call `attack` with a few hundred requests; `python -m tests.support.hostile --requests 20000` is the long
+version, which prints a report and exits with 1 if something went wrong.
 """
 
 import argparse
@@ -61,7 +61,7 @@ _JSON = (
 
 @dataclass
 class Report:
-    """What was sent, how it was answered, and what should not have happened."""
+    """The requests sent, their results, and the problems found."""
 
     answers: collections.Counter = field(default_factory=collections.Counter)
     problems: list[str] = field(default_factory=list)
@@ -70,15 +70,15 @@ class Report:
 
     @property
     def sent(self) -> int:
-        """Requests sent."""
+        """Number of requests sent."""
         return sum(self.answers.values())
 
 
 def attack(server: RunningServer, requests: int, seed: int = 0) -> Report:
-    """Send so many requests from several threads, half of them over gRPC.
+    """Send this many requests from several threads, half of them over gRPC.
 
-    A problem is a status that the contract does not have, a request without an answer, or a server that is not healthy
-    afterwards. Memory growth, as a share, is counted from the first 2,000 requests on, where there are more than that.
+    A problem is a status outside the contract, a request without an answer, or a server that is not healthy
+    afterwards. Memory growth, as a share, is measured after the first 2,000 requests, if there are more than that.
     """
     report = Report()
     process = psutil.Process(server.process.pid)
@@ -258,7 +258,7 @@ def _rest_body(draw: random.Random) -> tuple[bytes, dict[str, str]]:
 
 
 def main() -> int:
-    """The long form, from the command line; the exit code."""
+    """Run the long version from the command line, and return the exit code."""
     parser = argparse.ArgumentParser(description="Attack a server of ovms_local with mutated requests.")
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)

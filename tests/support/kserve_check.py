@@ -1,7 +1,7 @@
-"""Read KServe manifests with the classes of KServe's Python SDK: `python kserve_check.py FILE...`.
+"""Reads KServe manifests with the classes of KServe's Python SDK: `python kserve_check.py FILE...`.
 
-What goes into a class must come out of it again, so that a field that KServe does not know is an error. Only the
-models are imported: the packages themselves would import a model server and a cluster's client with all they need.
+Each field must survive the round trip through a class, so a field unknown to KServe is an error. Only the
+models are imported; the packages themselves would import a model server and a cluster client.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ CLASSES = {
 
 
 def lost(given: object, known: object, path: str) -> list[str]:
-    """The paths of what is in `given` but not in `known`, which may have defaults besides."""
+    """Return the paths that are in `given` but not in `known`, which may also have defaults."""
     if isinstance(given, dict) and isinstance(known, dict):
         return [p for key, value in given.items() for p in lost(value, known.get(key), f"{path}.{key}")]
     if isinstance(given, list) and isinstance(known, list) and len(given) == len(known):
@@ -35,7 +35,7 @@ def lost(given: object, known: object, path: str) -> list[str]:
 
 
 def check(resource: dict) -> None:
-    """Exit with a sentence when the class of this resource's kind does not take it whole."""
+    """Exit with an error if the class of this resource's kind does not preserve all its fields."""
     model = CLASSES[resource["apiVersion"], resource["kind"]]
     api = kubernetes.client.ApiClient()
     known = api.sanitize_for_serialization(api._ApiClient__deserialize(resource, model))
@@ -43,11 +43,11 @@ def check(resource: dict) -> None:
         sys.exit(f"error: KServe's {model.__name__} does not know {', '.join(unknown)}")
 
 
-# Pod fields are Kubernetes' own classes; the client looks all classes up in one place.
+# Pod fields use Kubernetes' own classes; the client looks up all classes in one place.
 for name, value in vars(kserve.models).items():
     if name.startswith("V1"):
         setattr(kubernetes.client.models, name, value)
-# A class that the SDK names and does not have: a quantity, which is written as a string.
+# A class that the SDK mentions but lacks: a quantity, which is written as a string.
 kubernetes.client.models.V1beta1MetricQuantity = str
 for file in sys.argv[1:]:
     for document in yaml.safe_load_all(Path(file).read_text()):

@@ -1,4 +1,4 @@
-"""Requests and streams as the tests of ovms_local send them."""
+"""Requests and streams for the tests of ovms_local."""
 
 import json
 import queue
@@ -27,7 +27,7 @@ def request(
     id: str = "",
     version: str = "",
 ) -> pb.ModelInferRequest:
-    """A KServe request with one BYTES input: JSON, or the text that is given."""
+    """Return a KServe request with one BYTES input: the given text, or JSON."""
     text = order if isinstance(order, str) else json.dumps(order)
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=id)
     message.inputs.add(name=name, datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
@@ -37,12 +37,12 @@ def request(
 
 
 def triton_inputs(order: object, name: str = "in") -> list[tritongrpc.InferInput]:
-    """The same as inputs of tritonclient."""
+    """Return the same as inputs for tritonclient."""
     return text_input(name, order if isinstance(order, str) else json.dumps(order))
 
 
 def with_parameter(name: str, field: str | None, value: object = None, model: str = "echo") -> pb.ModelInferRequest:
-    """A request with this parameter, which without a field is there but not set."""
+    """Return a request with this parameter, which exists but is unset if no field is given."""
     message = request(model, "x")
     parameter = message.parameters[name]
     if field:
@@ -61,7 +61,7 @@ def status_of(call) -> tuple[grpc.StatusCode, str]:
 
 
 class Stream:
-    """A gRPC stream whose requests go out one by one, and whose responses are read one by one."""
+    """A gRPC stream whose requests are sent, and whose responses are read, one by one."""
 
     def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
         self._requests: queue.SimpleQueue = queue.SimpleQueue()
@@ -80,7 +80,7 @@ class Stream:
         return next(self._call)
 
     def read_text(self) -> str:
-        """The text of the next response's output."""
+        """Return the text of the next response's output."""
         response = self.read()
         assert not response.error_message, response.error_message
         return response.infer_response.raw_output_contents[0][4:].decode()
@@ -91,9 +91,9 @@ class Stream:
         return response.error_message
 
     def read_all(self) -> list[str]:
-        """The texts of all outputs that come until the stream ends."""
+        """Return the texts of all outputs until the stream ends."""
         return [data[4:].decode() for data in self.read_raw()]
 
     def read_raw(self) -> list[bytes]:
-        """The data of all outputs that come until the stream ends."""
+        """Return the data of all outputs until the stream ends."""
         return [response.infer_response.raw_output_contents[0] for response in self._call]

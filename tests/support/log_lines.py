@@ -10,7 +10,7 @@ REQUEST_REFUSED = "request refused: "
 MODEL_IS_READY = " is ready (ENGINE="
 BUSY = "; busy; "  # the end of a request that got no place
 CANCELLED = "; cancelled; "
-# With LOG_LEVEL=DEBUG, once the prompts are known and before they wait for a place.
+# Logged with LOG_LEVEL=DEBUG when the prompts have been read, before they wait for a place.
 ONE_PROMPT = " 1 prompts: ["
 GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
 

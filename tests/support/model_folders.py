@@ -1,4 +1,4 @@
-"""A model folder without a model: everything that a check looks at, in a few bytes."""
+"""A model folder without a model: a few bytes for everything that is checked."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What installed distributions need, and what the sources import."""
+"""The requirements of installed distributions, and the imports of sources."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 
 def closure(*requirements: str) -> set[str]:
-    """The distributions that these bring, themselves included; of extras those that are asked for."""
+    """Return these distributions and everything they require, with the requested extras."""
     found: set[str] = set()
     seen: set[tuple[str, str]] = set()
     left = [Requirement(requirement) for requirement in requirements]
@@ -27,7 +27,7 @@ def closure(*requirements: str) -> set[str]:
 
 
 def imported_packages(files: Iterable[Path]) -> set[str]:
-    """The top-level packages that these sources import, but for the standard library's."""
+    """Return the top-level packages that these sources import, without the standard library."""
     trees = [ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in files]
     nodes = [node for tree in trees for node in tree]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}

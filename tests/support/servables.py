@@ -1,4 +1,4 @@
-"""What servables of a test's own are made of, and what they note."""
+"""Building blocks for a test's own servables, and the events they record."""
 
 import os
 from pathlib import Path
@@ -18,17 +18,17 @@ node {{
 
 
 class Events:
-    """What nodes have noted, line by line."""
+    """The events recorded by nodes, line by line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path)
-        # Open at both ends, so that neither a node that writes nor a reader ever has to wait for the other to open it.
+        # Open for reading and writing, so that neither the nodes nor the reader has to wait for the other end.
         self._pipe = os.fdopen(os.open(path, os.O_RDWR), "rb", buffering=0)
         self._rest = b""
 
     def wait_for(self, text: str) -> list[str]:
-        """Read on to a line with this text; the lines up to it. (A test that hangs here has failed: pytest-timeout.)"""
+        """Read up to a line with this text; return those lines. (A test that hangs here fails with pytest-timeout.)"""
         lines = []
         while True:
             while b"\n" in self._rest:

@@ -1,4 +1,4 @@
-"""The Hub's API on localhost, as far as a download needs it, and ways for it to misbehave."""
+"""The part of the Hub's API that a download needs, on localhost, with ways to misbehave."""
 
 import hashlib
 import json
@@ -17,22 +17,22 @@ TOKEN = "hf_of_someone_who_accepted"
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """What a repository made of this folder holds."""
+    """Return the content of a repository made from this folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @dataclass
 class StandInHub:
-    """Repositories by name, each with its files by theirs; `files` are those of REPOSITORY."""
+    """Repositories by name, each a mapping from file name to content; `files` are those of REPOSITORY."""
 
     repositories: dict[str, dict[str, bytes]]
     address: str = ""
     gated: bool = False
     corrupt: bool = False
     hashes: bool = True
-    cut_weights: int = 0  # how many downloads of weights break off half way
+    cut_weights: int = 0  # how many downloads of weights break halfway
     stall_weights: bool = False
-    answer_all: tuple[int, bytes, dict[str, str]] | None = None  # status, content and headers, whatever is asked for
+    answer_all: tuple[int, bytes, dict[str, str]] | None = None  # status, content and headers for every request
     requests: list[str] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
 
@@ -45,7 +45,7 @@ class StandInHub:
         self.repositories[REPOSITORY] = files
 
     def fetched(self) -> set[str]:
-        """The names of the files that were downloaded."""
+        """Return the names of the files that were downloaded."""
         return {
             request.rpartition("/")[2]
             for request in self.requests
@@ -89,7 +89,7 @@ class StandInHub:
             self.send(handler, status, content[: len(content) // 2], headers, announced=len(content))
             if self.stall_weights:
                 self.stalled.set()
-                handler.rfile.read(1)  # until the client goes
+                handler.rfile.read(1)  # until the client leaves
             else:
                 self.cut_weights -= 1
             handler.connection.shutdown(socket.SHUT_RDWR)

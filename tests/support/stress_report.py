@@ -1,4 +1,4 @@
-"""What the stress tests did, how often, and what was lost."""
+"""The report of the stress tests: what they did, how often, and what was lost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Row:
-    """One line of the report: an action, how often it was done, what was lost, and what was measured meanwhile."""
+    """One line of the report: an action, how often it was done, what was lost, and what was measured."""
 
     what: str
     done: int = 0
@@ -23,7 +23,7 @@ class Report:
 
     @contextmanager
     def row(self, what: str) -> Iterator[Row]:
-        """A row to fill in; the test fails at its end where something was lost, and a failed test loses its row."""
+        """Yield a row to fill in; at the end, the test fails if something was lost. A failed test has no row."""
         row = Row(what)
         self.rows.append(row)
         try:
@@ -34,7 +34,7 @@ class Report:
         assert not row.lost, row.lost[:10]
 
     def lines(self) -> list[str]:
-        """The report as a table."""
+        """Format the report as a table."""
         lines = [f"{'done':>7}  {'lost':>5}  what"]
         for row in self.rows:
             measured = f" ({row.measured})" if row.measured else ""

@@ -1,4 +1,4 @@
-"""How often the stress tests do what they do."""
+"""The number of repetitions in the stress tests."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 class Scale:
     """Counts of one run of the stress tests.
 
-    `steps` is how much of a large answer is waited for (None: all). The long run's minutes are per engine and follow a
-    warm-up; `growth` is how many times the memory it may have afterwards, and `compared` is how many of its answers are
-    asked for once more, alone.
+    `steps` is the number of steps of a large answer to wait for (None: all). The long run's minutes are per engine and
+    follow a warm-up; `growth` is the allowed factor of memory growth, and `compared` the number of answers that are
+    requested again, alone.
     """
 
     leaving_clients: int
@@ -49,7 +49,7 @@ LONG = Scale(
 
 
 def from_environment() -> Scale:
-    """SHORT, or LONG where STRESS is `long`; STRESS_MINUTES sets both engines' minutes of the long run."""
+    """Return LONG if STRESS is `long`, else SHORT; STRESS_MINUTES sets the minutes of the long run for both engines."""
     scale = LONG if os.environ.get("STRESS") == "long" else SHORT
     if minutes := os.environ.get("STRESS_MINUTES"):
         scale = replace(scale, long_run_minutes=dict.fromkeys(scale.long_run_minutes, float(minutes)))

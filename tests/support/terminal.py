@@ -1,4 +1,4 @@
-"""A program in a real terminal, tmux's: keys go in, screens come out."""
+"""A program in a real terminal, provided by tmux: sends keys and reads screens."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ class Terminal:
         self._code = folder / "code"
         (folder / "options").write_text(OPTIONS)
         size = ["-x", str(columns), "-y", str(rows)]
-        # Nothing is lost of what the program writes: it begins when it is told to. tmux does not always know the code.
+        # The program starts on command, so that no output is lost. tmux does not always know the exit code.
         script = f'trap : INT; read -r _; "$@"; echo $? >{folder}/new && mv {folder}/new {self._code}'
         program = ["sh", "-c", script, "sh", *command]
         self._tmux("-f", str(folder / "options"), "new-session", "-d", *size, *program)
@@ -33,7 +33,7 @@ class Terminal:
         self.send("Enter")
 
     def send(self, *keys: str) -> None:
-        """Press keys, by tmux's names: C-c, Up."""
+        """Press keys, with tmux's names: C-c, Up."""
         self._tmux("send-keys", *keys)
 
     def type(self, line: str) -> None:
@@ -42,38 +42,38 @@ class Terminal:
         self.send("Enter")
 
     def paste(self, text: str) -> None:
-        """Paste, bracketed where the program has asked for it."""
+        """Paste text, bracketed if the program has enabled that."""
         self._tmux("set-buffer", text)
         self._tmux("paste-buffer", "-p")
 
     def resize(self, columns: int, rows: int) -> None:
-        """Give the window another size."""
+        """Resize the window."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
     @property
     def screen(self) -> str:
-        """What is in the window."""
+        """The content of the window."""
         return self._tmux("capture-pane", "-p")
 
     @property
     def scrolled(self) -> str:
-        """What is in the window and what has scrolled out of it."""
+        """The content of the window, including what has scrolled out of it."""
         return self._tmux("capture-pane", "-p", "-S", "-")
 
     @property
     def output(self) -> bytes:
-        """Every byte that the program has written."""
+        """All bytes that the program has written."""
         return self._output.read_bytes()
 
     def until(self, *texts: str, timeout_s: float = 20) -> None:
-        """Wait until all of these have been on the terminal."""
+        """Wait until all of these have appeared on the terminal."""
         try:
             watch.until(lambda: all(text in self.scrolled for text in texts), timeout_s)
         except TimeoutError:
             raise AssertionError(f"{texts} not in:\n{self.scrolled}") from None
 
     def until_ended(self) -> int:
-        """Wait for the program's end; its exit code."""
+        """Wait for the program to end; return its exit code."""
         watch.until(self._code.exists)
         return int(self._code.read_text())
 
@@ -89,8 +89,8 @@ class Terminal:
 
 @contextmanager
 def terminal(command: Sequence[str], columns: int = 80, rows: int = 24) -> Iterator[Terminal]:
-    """A program in a terminal of its own."""
-    with TemporaryDirectory() as folder:  # short: a socket's path may have 108 characters
+    """Run a program in its own terminal."""
+    with TemporaryDirectory() as folder:  # short, since a socket's path may have at most 108 characters
         window = Terminal(Path(folder), command, columns, rows)
         try:
             yield window

@@ -1,4 +1,4 @@
-"""What a server process looks like from outside."""
+"""Observes a server process from outside."""
 
 import re
 import subprocess
@@ -14,9 +14,9 @@ from tests.support import log_lines
 
 
 def until(condition: Callable[[], object], timeout_s: float = 60, process: subprocess.Popen | None = None) -> float:
-    """Wait for a condition that nothing announces; the seconds it took.
+    """Wait for a condition without a notification; return the seconds it took.
 
-    TimeoutError where it does not come true, ChildProcessError where the process that is to make it true ends first.
+    TimeoutError if it does not become true, ChildProcessError if the process that is to make it true ends first.
     """
     started = time.monotonic()
     while not condition():
@@ -29,45 +29,45 @@ def until(condition: Callable[[], object], timeout_s: float = 60, process: subpr
 
 
 def processes(server: RunningServer) -> list[psutil.Process]:
-    """The server's own process and, with GenAI's engine, the one that generates."""
+    """Return the server's own process and, with GenAI's engine, the one that generates."""
     process = psutil.Process(server.process.pid)
     return [process, *process.children(recursive=True)]
 
 
 def generated(server: RunningServer) -> list[int]:
-    """Tokens of each generation that has ended, from the server's log, in order."""
+    """Return the token counts of all ended generations, from the server's log, in order."""
     return [int(count) for count in log_lines.GENERATED.findall(server.log)]
 
 
 def asked(server: RunningServer) -> int:
-    """Requests with one prompt that have come, from the server's log at DEBUG."""
+    """Return how many requests with one prompt have arrived, from the server's log at DEBUG."""
     return server.log.count(log_lines.ONE_PROMPT)
 
 
 def resident_mb(server: RunningServer) -> float:
-    """Memory that the server holds now, in MB."""
+    """Return the server's current memory in MB."""
     return sum(process.memory_info().rss for process in processes(server)) / 1e6
 
 
 def peak_mb(server: RunningServer) -> float:
-    """The most memory that the server's processes have held, each at its own peak, in MB."""
+    """Return the sum of the peaks of the server's processes in MB."""
     status = [Path(f"/proc/{process.pid}/status").read_text() for process in processes(server)]
     return sum(int(re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)[1]) for text in status) * 1024 / 1e6
 
 
 def threads(server: RunningServer) -> int:
-    """Threads that the server has now."""
+    """Return the server's current number of threads."""
     return sum(process.num_threads() for process in processes(server))
 
 
 def processor_seconds(server: RunningServer) -> float:
-    """Processor time that the server has used so far, on all cores together."""
+    """Return the CPU time that the server has used so far, on all cores."""
     times = [process.cpu_times() for process in processes(server)]
     return sum(own.user + own.system for own in times)
 
 
 def until_idle(server: RunningServer) -> None:
-    """Wait until the server does nothing any more."""
+    """Wait until the server is idle."""
 
     def idle() -> bool:
         before = processor_seconds(server)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What text_generation imports is imported first: its files may not be readable for the other user.
+# Import text_generation's dependencies first, since the other user may not be able to read their files.
 AS_NOBODY_KNOWN = """
 import os, pathlib, sys, tempfile
 os.environ.pop("HOME", None)

@@ -4,7 +4,7 @@ from text_generation import ir
 
 
 def xml(*constants: tuple[str, str], state: bool = True) -> bytes:
-    """An IR of these constants, by element type and shape, one behind the other in the weights."""
+    """Return an IR with these constants, given by element type and shape, stored one after another in the weights."""
     layers, offset = [], 0
     for element_type, shape in constants:
         data = f'<data element_type="{element_type}" shape="{shape}" offset="{offset}" size="100" />'

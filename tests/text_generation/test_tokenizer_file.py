@@ -21,7 +21,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture
 def folder(tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    """A folder whose model knows the two words."""
+    """A folder whose model has the two words."""
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 2}))
     return tmp_path
@@ -55,7 +55,7 @@ def test_special_tokens_may_be_more_than_the_model_knows(tokenizer: Tokenizer, f
 
 
 class TestTokensOfChats:
-    """A model of three tokens, whose tokenizer knows more."""
+    """A model with three tokens, whose tokenizer has more."""
 
     def check(self, tokenizer: str, folder: Path, template: str = "{{ messages[0]['content'] }}", **config) -> None:
         (folder / "tokenizer.json").write_text(tokenizer)
@@ -99,7 +99,7 @@ class TestTokensOfChats:
     ) -> None:
         tokenizer.add_special_tokens(["<far>"])
         made = json.loads(tokenizer.to_str())
-        del made["model"]["vocab"]["b"]  # so that the library counts on from one token fewer
+        del made["model"]["vocab"]["b"]  # so that the library numbers from one token fewer
         made["added_tokens"][0]["id"] = stated_id
         with pytest.raises(ModelFolderError, match=reason):
             self.check(json.dumps(made), folder, "<far>")

@@ -1,4 +1,4 @@
-"""A node that takes its time, one request after another, and says which replica it is in."""
+"""A node that processes one request at a time, slowly, and names its replica."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ class OvmsPythonModel:
         self.one_at_a_time = threading.Lock()
 
     def execute(self, inputs):
-        seconds = float(bytes(inputs[0])[4:])  # BYTES: four bytes of length go before
+        seconds = float(bytes(inputs[0])[4:])  # BYTES: preceded by four bytes of length
         with self.one_at_a_time:
             time.sleep(seconds)
         return [Tensor("replica", os.environ["REPLICA"].encode())]

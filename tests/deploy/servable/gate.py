@@ -1,4 +1,4 @@
-"""A node that keeps its requests until a file is there."""
+"""A node that holds its requests until a file exists."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""A stream of 40 responses, one every 50 ms, each saying which replica it is from."""
+"""A stream of 40 responses, one every 50 ms, each of which names its replica."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What the scripted nodes have in common: their input is JSON that says what to do."""
+"""Shared code of the scripted nodes, whose input is JSON with instructions."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def note(event):
 
 
 def wait_for(path):
-    """Block until somebody writes to this named pipe."""
+    """Block until the test writes to this named pipe."""
     Path(path).read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Which config.json leads to a model that can be served, and what is said of the others."""
+"""Which config.json describes a model that can be served, and the errors for others."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from text_generation.prepare.checkpoint import CheckpointError
 
 
 def write_config(folder: Path, model_type: str, **stated: Any) -> Path:
-    """The configuration of a class's defaults, with these changes; None leaves a key out."""
+    """Write a configuration with a class's defaults and these changes; None omits a key."""
     if model_type in CONFIG_MAPPING:
         CONFIG_MAPPING[model_type]().save_pretrained(folder)
         stated = json.loads((folder / "config.json").read_text()) | stated
@@ -89,7 +89,7 @@ def test_code_that_would_be_needed_is_refused(tmp_path: Path, model_type: str, c
 
 
 def test_sizes_go_by_all_names_that_transformers_knows() -> None:
-    """The names that a model folder's config.json is read with, against the attribute maps of what can be exported."""
+    """The names with which config.json is read, compared with the attribute maps of exportable architectures."""
     from optimum.exporters.openvino.utils import SSM_MODELS
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

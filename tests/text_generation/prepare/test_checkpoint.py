@@ -88,7 +88,7 @@ QUANTIZED_NAMES = [
 
 @pytest.mark.parametrize("name", QUANTIZED_NAMES)
 def test_quantized_checkpoints_are_told_by_their_weights(tmp_path: Path, name: str) -> None:
-    """By the index before the download, by the file itself behind it."""
+    """By the index before the download, by the file itself afterwards."""
     write_configs(tmp_path)
     save_file({name: np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=rf"model\.safetensors says .*quantized \({name}\).*16-bit original"):

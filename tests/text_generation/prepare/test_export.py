@@ -1,4 +1,4 @@
-"""Exported models: the embedded one answers, and what a checkpoint has no place for is never left out in silence."""
+"""Exported models: the embedded one answers, and weights without a place are never dropped silently."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_folder_says_what_made_it(fp32_model: Path) -> None:
 
 
 class TestWeightsWithoutAPlace:
-    """Each ends before the export, but the last."""
+    """Each ends before the export, except the last."""
 
     @pytest.fixture(scope="class")
     def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,7 +14,7 @@ CHAT = [
     {"role": "user", "content": "Bye"},
 ]
 ZEPHYR = "<|system|>\nBe brief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHello.</s>\n<|user|>\nBye</s>\n<|assistant|>\n"
-# As the makers describe them: the model cards, and https://huggingface.co/blog/llama2#how-to-prompt-llama-2
+# From the authors' descriptions: the model cards, and https://huggingface.co/blog/llama2#how-to-prompt-llama-2
 RENDERED = {
     "tiny-llama-1b-chat": ZEPHYR,
     "notus-7b-v1": ZEPHYR,

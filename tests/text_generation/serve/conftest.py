@@ -1,4 +1,4 @@
-"""The prompts of the real model: as servables make them, and as transformers does."""
+"""The real model's prompts, as made by the servables and by transformers."""
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase

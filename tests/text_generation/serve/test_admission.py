@@ -9,7 +9,7 @@ from text_generation.serve.admission import Admission
 
 
 def wait_until_queued(admission: Admission, count: int) -> None:
-    """Until `count` requests are waiting: their number is no part of the interface, so it is read where it is kept."""
+    """Wait until `count` requests are waiting; this reads a private attribute, as the interface has no notification."""
     while len(admission._waiting) < count:
         threading.Event().wait(0.001)
 

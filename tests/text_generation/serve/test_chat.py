@@ -1,4 +1,4 @@
-"""What both engines promise, on the real model."""
+"""The guarantees of both engines, with the real model."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from text_generation.serve.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-# With these both engines compute the same, so that without sampling their tokens are the same.
+# With these, both engines compute the same, so their tokens are equal without sampling.
 EXACT = json.dumps(
     {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 )
@@ -41,21 +41,21 @@ def loaded(model_path: Path, **settings: object) -> Iterator[Chat]:
 
 @pytest.fixture(scope="module", params=ENGINES)
 def chat(request, int8_model) -> Iterator[Chat]:
-    """A chat on the 8-bit model."""
+    """A chat with the 8-bit model."""
     with loaded(int8_model, engine=request.param) as chat:
         yield chat
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def endless(request, int8_model) -> Iterator[Chat]:
-    """One whose answers are as long as they may be, and that has one place, and one to wait for it."""
+    """A chat whose answers have the maximum length, with one place, and one in the queue."""
     limits = {"max_concurrent_requests": 1, "max_queued_requests": 1}
     with loaded(int8_model, engine=request.param, ignore_eos=True, **limits) as chat:
         yield chat
 
 
 def test_both_engines_give_the_same_tokens(int8_model):
-    """20 prompts alone and eight at a time: four lists of token ids per prompt, all equal."""
+    """20 prompts, alone and eight at a time: four lists of token ids per prompt, all equal."""
     found = {}
     for name in ENGINES:
         with loaded(int8_model, engine=name, ov_config=EXACT) as chat, ThreadPoolExecutor(8) as pool:
@@ -70,7 +70,7 @@ def test_both_engines_give_the_same_tokens(int8_model):
 
 
 def test_a_prompt_answers_alike_alone_and_in_a_request_of_several(chat):
-    """INT8 arithmetic differs a little between batch sizes, so the beginning is what is compared."""
+    """INT8 arithmetic differs a little between batch sizes, so only the beginning is compared."""
     encoded = chat.encode(["What is the capital of France?", "Hi", "Who was Albert Einstein and what did he do?"])
     start = SamplingParams(temperature=0, max_tokens=4)
     with chat.generate(encoded, start) as together:
@@ -106,7 +106,7 @@ def test_a_budget_is_kept_to_the_token(endless):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_requests_join_and_leave_while_others_run(int8_model, name):
-    """Eight threads with budgets of their own: each gets exactly its tokens, whoever leaves early."""
+    """Eight threads with different budgets: each gets exactly its tokens, even if others leave early."""
     with loaded(int8_model, engine=name, ignore_eos=True) as chat, ThreadPoolExecutor(8) as pool:
         [prompt] = chat.encode(["Tell me a story."])
         counts = list(pool.map(lambda budget: len(_token_ids(chat, prompt, _fixed(budget))), range(1, 41, 5)))
@@ -124,7 +124,7 @@ def test_who_waits_has_empty_pieces_and_may_leave(endless):
 
 
 def test_leaving_a_generation_frees_its_place(endless):
-    """With room for one request, a second one gets its answer only once the first one was left."""
+    """With one place, a second request gets its answer only after the first one has been left."""
     prompt = endless.encode(["Tell me a long story."])
     got = threading.Event()
 
@@ -147,7 +147,7 @@ def test_leaving_a_generation_frees_its_place(endless):
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_prompt_and_completion_share_the_context(int8_model, tmp_path, name):
-    """On a copy that says it has a small context, so that filling it takes no minutes."""
+    """On a copy with a small context in its config.json, so that filling it does not take minutes."""
     context = 64
     for path in int8_model.iterdir():
         if path.name not in ("config.json", "model_info.json"):
@@ -162,7 +162,7 @@ def test_prompt_and_completion_share_the_context(int8_model, tmp_path, name):
 
 
 def _fixed(tokens: int) -> SamplingParams:
-    # Without sampling this model, where it may not stop, stays away from special tokens, which are not counted.
+    # Without sampling, if it may not stop, this model avoids special tokens, which are not counted.
     return SamplingParams(temperature=0, max_tokens=tokens)
 
 
@@ -190,7 +190,7 @@ def test_one_seed_gives_each_of_several_equal_prompts_numbers_of_its_own(chat):
 
 
 def test_an_answer_ends_before_a_stop_string_wherever_tokens_split_it(chat):
-    """Every beginning and end within an answer, so at all splits of its tokens; in pieces and whole."""
+    """Stop strings of all positions in an answer, so at all splits of its tokens; in pieces and as a whole."""
     [prompt] = chat.encode(["What is the capital of France?"])
     with chat.generate([prompt], GREEDY) as generation:
         [whole] = generation.join()
@@ -207,7 +207,7 @@ def test_an_answer_ends_before_a_stop_string_wherever_tokens_split_it(chat):
 
 
 def test_logprobs_are_those_of_the_models_distribution_whatever_is_drawn(chat):
-    """Greedy under the 8-bit model, so that both engines come to the same tokens; penalties leave them as they are."""
+    """Both settings are greedy enough to generate the same tokens, whose logprobs must then be the same, too."""
     [prompt] = chat.encode(["What is the capital of France?"])
     found = []
     for sampling in (GREEDY, GREEDY.model_copy(update={"frequency_penalty": 0.01, "temperature": 0.01, "top_k": 2})):

@@ -19,7 +19,7 @@ CASES = 10_000
 
 
 def byte_level() -> Tokenizer:
-    """As in GPT-2, SmolLM2 and Llama 3: any byte is a token, and tokens may hold parts of characters."""
+    """As in GPT-2, SmolLM2 and Llama 3: every byte is a token, and tokens may contain parts of characters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: i for i, character in enumerate(alphabet)}
     two_emoji = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("👍👍")[0][0]
@@ -30,7 +30,7 @@ def byte_level() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_tokens(["<think>", "思考"])  # ordinary tokens that were added, one beyond the alphabet of bytes
+    tokenizer.add_tokens(["<think>", "思考"])  # added ordinary tokens, one outside the byte alphabet
     return tokenizer
 
 
@@ -47,7 +47,7 @@ def _spelled_in_bytes(decoder: decoders.Decoder) -> Tokenizer:
 
 
 def byte_fallback() -> Tokenizer:
-    """As in Llama 2: words carry their space, what is not in the vocabulary is spelled in byte tokens."""
+    """As in Llama 2: words include their space, and text outside the vocabulary is encoded as byte tokens."""
     return _spelled_in_bytes(
         decoders.Sequence(
             [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -56,7 +56,7 @@ def byte_fallback() -> Tokenizer:
 
 
 def no_strip() -> Tokenizer:
-    """As in Gemma: a text's first space stays."""
+    """As in Gemma: a text's first space is kept."""
     return _spelled_in_bytes(decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]))
 
 
@@ -84,11 +84,11 @@ def test_pieces_join_to_the_text_and_split_no_character(tokenizer, text):
     pieces = pieces_of(tokenizer, token_ids)
     assert "".join(pieces) == tokenizer.decode(token_ids)
     assert sum(piece.count(REPLACEMENT) for piece in pieces) == text.count(REPLACEMENT)
-    assert len([piece for piece in pieces if piece]) > 1  # it came in pieces, not all at the end
+    assert len([piece for piece in pieces if piece]) > 1  # it arrived in pieces, not all at the end
 
 
 def test_any_tokens_at_all_come_out_as_decoded_whole(tokenizer):
-    """Ordinary tokens and bytes, in runs that are valid, cut off or garbage."""
+    """Ordinary tokens and runs of bytes that are valid, truncated or garbage."""
     draw = random.Random(1)
     everything = range(tokenizer.get_vocab_size())
     some_bytes = everything[1:257]
@@ -116,7 +116,7 @@ def test_a_cut_off_character_is_flushed_as_the_decoder_writes_it():
 
 
 def test_a_byte_that_spoils_those_before_it():
-    """Where bytes are tokens among others, all of their run becomes U+FFFD, so none of it may be sent before."""
+    """With byte tokens, a whole run may become U+FFFD, so none of it may be sent before its end."""
     tokenizer = byte_fallback()
     run = [1 + byte for byte in "€".encode()] + [1 + 0x80]
     assert pieces_of(tokenizer, [*run, tokenizer.token_to_id("▁a")]) == ["", "", "", "", f"{REPLACEMENT * 4} a", ""]
@@ -125,6 +125,6 @@ def test_a_byte_that_spoils_those_before_it():
 
 
 def test_garbage_costs_the_same_per_token_however_long_it_is(tokenizer):
-    """30,000 bytes that are no text, which would take minutes if each was looked at again with the next."""
+    """30,000 invalid bytes, which would take minutes if all were decoded again with each new one."""
     token_ids = [200] * 10_000 + [255] * 10_000 + [129] * 10_000
     assert "".join(pieces_of(tokenizer, token_ids)) == tokenizer.decode(token_ids)

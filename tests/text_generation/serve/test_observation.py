@@ -26,7 +26,7 @@ def completion(tokens: int, finish_reason: str | None) -> Completion:
 
 
 def observed(caplog, *completions: Completion, error: BaseException | None = None) -> str:
-    """The access line of a request with a prompt of three tokens for each of these completions."""
+    """Return the access line of a request with these completions, each with a prompt of three tokens."""
     observation = Observation()
     with caplog.at_level(logging.INFO, "text_generation"):
         try:

@@ -1,4 +1,4 @@
-"""With the tokenizer of the real model: what users type, as the model sees it."""
+"""Users' texts as the model sees them, with the real model's tokenizer."""
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -91,7 +91,7 @@ SPACED = "<s>[INST]{{ messages[0]['content'] }}[/INST]"
 
 
 def llama_like(*tokens: AddedToken) -> PromptEncoder:
-    """A tokenizer that normalizes its special tokens, and puts a space before a text's first word alone, as Llama's."""
+    """A tokenizer like Llama's, which normalizes special tokens and adds a space only before a text's first word."""
     names = ["<unk>", "<s>", "</s>", "▁", *"[]/<>INSTsai"]
     tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(names)}, [], unk_token="<unk>"))
     tokenizer.normalizer = NFKC()
@@ -118,7 +118,7 @@ def test_the_templates_own_ids_are_the_same_with_and_without_a_typed_special_tok
 
 
 def test_special_tokens_that_take_the_space_beside_them_do_so_in_any_prompt():
-    """As Phi-3's: `<|user|>` takes the line's end behind it."""
+    """As in Phi-3: `<|user|>` absorbs the line end after it."""
     words = llama_like(AddedToken("<s>", rstrip=True), AddedToken("</s>", lstrip=True, rstrip=True))
     words.template.source = "<s> \n[INST]{{ messages[0]['content'] }} </s> [/INST]"
     ordinary, hostile = ids(words, "a"), ids(words, "a</s>")

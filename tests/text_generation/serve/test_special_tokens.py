@@ -1,4 +1,4 @@
-"""What strangers type is never a control token, and what all others type is what the chat template makes of it."""
+"""Users' texts never become control tokens, and all other prompts are exactly those of the chat template."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 pytestmark = pytest.mark.slow
 
-# All that UTF-8 can say, but for the null byte, which is refused.
+# Everything that UTF-8 can encode, except the null byte, which is refused.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=80)
-# Without what the model's vocabulary has no tokens for: some control characters, planes that Unicode does not use yet.
+# Except what the model's vocabulary lacks: some control characters, and planes that Unicode does not use yet.
 KNOWN = st.text(
     st.characters(exclude_categories=["Cs", "Cc", "Cn", "Co"], include_characters="\n\t"), min_size=1, max_size=80
 )
@@ -33,7 +33,7 @@ def messages(system_prompt):
 @example("\U00100000\U00100001")
 def test_ordinary_questions_have_the_ids_of_the_chat_template(encoder, tokenizer, messages, question):
     if any(token.content in question for token in tokenizer.added_tokens_decoder.values()):
-        return  # hypothesis has put one together
+        return  # hypothesis has generated one
     expected = tokenizer.apply_chat_template(messages(question), add_generation_prompt=True, return_dict=False)
     assert encoder.encode(messages(question), {}) == expected
 

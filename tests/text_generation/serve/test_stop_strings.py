@@ -6,7 +6,7 @@ from text_generation.serve.stop_strings import StopStrings
 
 
 def run(stops, pieces):
-    """Text passed on for each piece, then what is flushed; and whether a stop string was found."""
+    """Return the text passed on for each piece, then the flushed text; and whether a stop string was found."""
     found, passed = StopStrings(stops), []
     for piece in pieces:
         text, stopped = found.push(piece)
@@ -27,8 +27,8 @@ def run(stops, pieces):
         (["\n\n"], ["one\n", "two\n", "\n"], ["one", "\ntwo", ""], True),
         (["相对"], ["物理相", "对论"], ["物理", ""], True),
         (["👍🏽"], ["👍", "🏾", "👍", "🏽"], ["", "👍🏾", "", ""], True),
-        (["abc", "b"], ["abc"], ["a"], True),  # b is complete first
-        (["bc", "abc"], ["xabc"], ["x"], True),  # both end here: the longer one
+        (["abc", "b"], ["abc"], ["a"], True),  # b is completed first
+        (["bc", "abc"], ["xabc"], ["x"], True),  # both end here: the longer one counts
         ([], ["all"], ["all", ""], False),
     ],
 )
@@ -37,7 +37,7 @@ def test_the_text_before_the_first_one(stops, pieces, passed, stopped):
 
 
 def plain(stops, text):
-    """Character by character: the text before the first stop string to be complete."""
+    """Character by character: return the text before the stop string that is completed first."""
     for end in range(1, len(text) + 1):
         ending = [stop for stop in stops if text[:end].endswith(stop)]
         if ending:

@@ -11,7 +11,7 @@ NAME = "CPU_RUNTIME_CACHE_CAPACITY"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setenv(ONEDNN, "1")  # so that it is what it was afterwards
+    monkeypatch.setenv(ONEDNN, "1")  # so that it is restored afterwards
     monkeypatch.delenv(ONEDNN)
     return monkeypatch
 

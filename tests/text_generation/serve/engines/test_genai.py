@@ -1,4 +1,4 @@
-"""What is particular to GenAI's engine: one running batch, a cache of a given size, a process that steps."""
+"""Specifics of GenAI's engine: one running batch, a cache of fixed size, a separate process."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ TOPICS += ["a bee", "Rome", "glass", "tea", "a comet", "silk", "a map", "salt"]
 
 @pytest.fixture(scope="module")
 def chat(int8_model):
-    """A chat on the 8-bit model."""
+    """A chat with the 8-bit model."""
     chat = Chat(Settings(model_path=int8_model, engine="genai", kv_cache_gb=1, ignore_eos=True))
     yield chat
     chat.close()
@@ -37,7 +37,7 @@ def generating_processes() -> list[psutil.Process]:
 
 
 def test_a_failure_while_a_request_starts_is_that_requests_alone(chat):
-    """An empty prompt, which the pipeline refuses, leaves the running request and the later ones unharmed."""
+    """An empty prompt, which the pipeline rejects, does not affect the running request or later ones."""
     story = chat.encode(["Tell me a story."])
     go_on = SamplingParams(temperature=0, max_tokens=30)
     with chat.generate(story, go_on) as running:
@@ -52,7 +52,7 @@ def test_a_failure_while_a_request_starts_is_that_requests_alone(chat):
 
 
 def test_a_prompt_that_never_fits_the_cache_is_an_error(tmp_path):
-    """A random model whose keys and values take 1 MB a token in FP32, so that 1 GB holds about 1,000 tokens."""
+    """A random model whose keys and values take 1 MB per token in FP32, so that 1 GB holds about 1,000 tokens."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16}
     checkpoint = write_checkpoint(tmp_path / "wide", **sizes, head_dim=1024, max_position_embeddings=4096)
     download = [sys.executable, ROOT / "download_model.py", "--model", "wide-model", "--source", checkpoint]
@@ -73,7 +73,7 @@ def test_a_prompt_that_never_fits_the_cache_is_an_error(tmp_path):
 
 
 def test_many_readers_each_get_their_own_text(chat):
-    """Greedy answers under concurrency begin as they do alone: nobody gets a neighbour's pieces."""
+    """Greedy answers under concurrency begin as they do alone: no request gets another one's pieces."""
     questions = [f"What is {topic}?" for topic in TOPICS]
     start = SamplingParams(temperature=0, max_tokens=6)
 
@@ -89,7 +89,7 @@ def test_many_readers_each_get_their_own_text(chat):
 
 
 def test_a_dead_process_costs_what_ran_and_no_more(chat):
-    """As when the kernel ends it for want of memory."""
+    """As when the kernel kills it because of low memory."""
     question = chat.encode(["Hi"])
     with chat.generate(question, SamplingParams(max_tokens=4000)) as running:
         next(running)
@@ -117,7 +117,7 @@ def test_a_process_that_cannot_be_started_is_tried_again_when_somebody_asks(int8
             with pytest.raises(RuntimeError, match="the generating process"):
                 chat.generate(question, few).join()
         folder.symlink_to(int8_model)
-        # The one that was asked for before this may still be failing.
+        # The attempt triggered before this may still be failing.
         watch.until(lambda: answers(chat, question, few))
     finally:
         chat.close()

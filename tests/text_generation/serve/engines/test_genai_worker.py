@@ -1,4 +1,4 @@
-"""What GenAI's process sends, and when."""
+"""The messages of GenAI's process, and their times."""
 
 import contextlib
 import itertools
@@ -23,7 +23,7 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def connection(int8_model: Path) -> Iterator[Connection]:
-    """The server's end of a connection to a worker that sends only what somebody waits for, however long that takes."""
+    """The server's end of a connection to a worker that sends only awaited events, however long that takes."""
     pipeline = ov_genai.ContinuousBatchingPipeline(int8_model, ov_genai.SchedulerConfig(), "CPU")
     here, there = multiprocessing.Pipe()
 
@@ -66,5 +66,5 @@ def test_requests_beside_each_other_have_theirs_together_but_for_the_first_and_t
         if isinstance(event, Tokens):
             tokens[event.request_id] += len(event.token_ids)
     assert tokens == {1: COUNT, 2: COUNT}
-    # Each one's first token and its end, and what either sent while it was alone.
+    # The first token and the end of each, and everything from the time when only one was running.
     assert len(received) < COUNT

@@ -1,4 +1,4 @@
-"""What is particular to Optimum's engine: one left-padded batch, seeds, logits of the last position only."""
+"""Specifics of Optimum's engine: one left-padded batch, seeds, logits of the last position only."""
 
 import contextlib
 import tempfile
@@ -25,14 +25,14 @@ def test_left_padding_masks_what_it_adds():
 
 
 def test_padding_adds_no_token_that_the_prompt_does_not_have():
-    """The repetition penalty looks at all ids of a row, padding included."""
+    """The repetition penalty looks at all ids of a row, including padding."""
     prompts = [[3, 9, 4, 9], [6, 2]]
     token_ids, _ = left_pad(prompts, budget=0)
     assert [set(row) for row in token_ids.tolist()] == [set(prompt) for prompt in prompts]
 
 
 def a_model(*, scaled: bool = False, head: str = "MatMul") -> ov.Model:
-    """hidden states [n, length, 4] -> logits [n, length, 8], as exported models end."""
+    """hidden states [n, length, 4] -> logits [n, length, 8], like the end of exported models."""
     hidden = ops.parameter([-1, -1, 4], name="hidden")
     weights = np.arange(32, dtype=np.float32).reshape(4, 8)
     logits = ops.matmul(hidden, ops.constant(weights), transpose_a=False, transpose_b=False)
@@ -67,7 +67,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=60)
 
 @pytest.fixture(scope="module")
 def chat(int8_model):
-    """A chat on the 8-bit model."""
+    """A chat with the 8-bit model."""
     chat = Chat(Settings(model_path=int8_model))
     yield chat
     chat.close()
@@ -90,7 +90,7 @@ def test_a_seed_repeats_while_other_requests_run(chat):
 
 @pytest.mark.slow
 def test_a_row_that_ends_leaves_the_others_alone(chat, int8_model):
-    """A long answer is the same whether its neighbour in the batch goes on beside it or ends early."""
+    """A long answer is the same whether its neighbour in the batch continues or ends early."""
     prompts = chat.encode(["Tell me a story.", "Hi"])
     endless = Chat(Settings(model_path=int8_model, ignore_eos=True))
     with endless.generate(prompts, GREEDY) as generation:
@@ -107,7 +107,7 @@ def test_a_row_that_ends_leaves_the_others_alone(chat, int8_model):
 
 @pytest.mark.slow
 def test_a_text_has_the_tokens_of_generate(chat, int8_model):
-    """Against the plain way: the same model in OVModelForCausalLM.generate, without sampling."""
+    """Compared with the same model in OVModelForCausalLM.generate, without sampling."""
     import torch
     from optimum.intel import OVModelForCausalLM
 
@@ -121,8 +121,8 @@ def test_a_text_has_the_tokens_of_generate(chat, int8_model):
 
 @pytest.mark.slow
 def test_nothing_is_kept_in_the_model_folder_for_a_gpu(int8_model, tmp_path, monkeypatch):
-    """Where there is none, the folder would be written to all the same before that is found out."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # Optimum spares temporary folders
+    """Without a GPU, the folder would still be written to before that is noticed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # Optimum does not write to temporary folders
     folder = tmp_path / "model"
     folder.mkdir()
     for path in int8_model.iterdir():

@@ -1,4 +1,4 @@
-"""The sampler against distributions written out by hand."""
+"""The sampler, compared with distributions computed by hand."""
 
 import numpy as np
 import pytest
@@ -10,20 +10,20 @@ from text_generation.serve.sampling import SamplingParams
 
 DRAWS = 20_000
 VOCABULARY = 64
-# Every fourth token has been seen, likely ones and unlikely ones, one of them twice.
+# Every fourth token has been seen, both likely and unlikely ones, one of them twice.
 HISTORY = [0, 4, 8, 8, 12, 16, 40, 60]
-# So many of them, the last ones, are the completion's.
+# This many of them, at the end, belong to the completion.
 GENERATED = 6
 
 
 @pytest.fixture
 def logits() -> torch.Tensor:
-    """float [vocabulary], of both signs, in no order."""
+    """float [vocabulary], with both signs, unsorted."""
     return 2 * torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(7))
 
 
 def exact_probabilities(logits: torch.Tensor, params: SamplingParams) -> np.ndarray:
-    """What each token's probability has to be, computed plainly over the whole vocabulary."""
+    """Return the expected probability of each token, computed directly over the whole vocabulary."""
     scores = logits.double().numpy().copy()
     for token in set(HISTORY):
         scores[token] = (
@@ -40,7 +40,7 @@ def exact_probabilities(logits: torch.Tensor, params: SamplingParams) -> np.ndar
         scores[order[params.top_k :]] = -np.inf
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
-    # The smallest set of likeliest tokens that together reach top_p.
+    # The smallest set of likeliest tokens that reach top_p together.
     before = np.cumsum(probabilities[order]) - probabilities[order]
     probabilities[order[before >= params.top_p]] = 0
     probabilities[probabilities < params.min_p * probabilities.max()] = 0
@@ -71,7 +71,7 @@ def test_draws_are_distributed_as_asked(logits, params):
     counts = np.bincount(drawn, minlength=VOCABULARY)
     expected = exact_probabilities(logits, params)
     assert counts[expected == 0].sum() == 0, "a token that the filters rule out was drawn"
-    # Tokens that are expected fewer than five times are counted together, as the chi-square test asks for.
+    # Tokens expected fewer than five times are counted together, as the chi-square test requires.
     often = expected * DRAWS >= 5
     observed = np.append(counts[often], counts[~often].sum())
     wanted = np.append(expected[often], expected[~often].sum()) * DRAWS
@@ -80,7 +80,7 @@ def test_draws_are_distributed_as_asked(logits, params):
 
 
 def test_rows_are_drawn_independently(logits):
-    """Two rows that are alike agree as often as two independent draws do."""
+    """Two identical rows agree as often as two independent draws."""
     sample = Sampler(SamplingParams(seed=9))
     history = torch.tensor([HISTORY]).expand(DRAWS, -1)
     first, second = sample(history, logits.expand(DRAWS, -1), GENERATED).reshape(2, -1)
@@ -118,7 +118,7 @@ def test_a_seed_repeats_and_no_seed_does_not(logits):
 
 
 def test_other_samplers_do_not_disturb_a_seed(logits):
-    """Each request has a random generator of its own, so that its seed repeats while others run."""
+    """Each request has its own random generator, so that its seed is reproducible while others run."""
     history, row = torch.tensor([HISTORY]), logits[None]
     alone = Sampler(SamplingParams(seed=1))
     undisturbed = [alone(history, row, 0).item() for _ in range(50)]
@@ -132,7 +132,7 @@ def test_other_samplers_do_not_disturb_a_seed(logits):
 
 
 def test_the_logits_are_left_as_they_are(logits):
-    """They are the inference's own memory."""
+    """They are the infer request's own memory."""
     before = logits.clone()
     Sampler(SamplingParams(seed=1, temperature=0.5, top_p=0.9))(torch.tensor([HISTORY]), logits[None], 0)
     assert torch.equal(logits, before)
