@@ -73,7 +73,7 @@ class Image:
         env: Mapping[str, str] = MappingProxyType({}),
         uid: int = OVMS_UID,
     ) -> list[str]:
-        """Return the command line to run `command` inside, as this user, with `mounts` and `env` added to the image's."""
+        """Return the command line to run `command` inside, as this user, with additional `mounts` and `env`."""
         environment = image_environment() | {"PATH": f"{self.python.parent}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
         (folder / "root").mkdir()
         world = {
