@@ -69,14 +69,14 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], Tokenizer], dict[str, Any]]] = 
 PREPARE = """
 import os, runpy, sys
 sys.path.insert(0, {root!r})
-for name in {names!r}:
-    compress = ["compress_model.py", name, "--precision", "INT8", "INT4"]
-    for script, *options in (["download_model.py", "org/" + name], compress):
-        sys.argv = [script, "--model", *options]
-        try:
-            runpy.run_path(os.path.join({root!r}, script), run_name="__main__")
-        except SystemExit as error:
-            print(f"failed: {{name}} {{script}}: {{error}}")
+download = [["download_model.py", "org/" + name] for name in {names!r}]
+compress = [["compress_model.py", name, "--precision", "INT8", "INT4"] for name in {names!r}]
+for script, name, *options in download + compress:
+    sys.argv = [script, "--model", name, *options]
+    try:
+        runpy.run_path(os.path.join({root!r}, script), run_name="__main__")
+    except SystemExit as error:
+        print(f"failed: {{name}} {{script}}: {{error}}")
 """
 
 
@@ -109,6 +109,7 @@ def prepared(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 def test_is_exported_and_compressed(prepared: tuple[Path, str], checkpoints: dict[str, Path], name: str) -> None:
     folder, output = prepared
     assert f"failed: {name} " not in output
+    assert f"failed: org/{name} " not in output
     for suffix, precision in (("", "FP32"), ("_INT8_compressed_weights", "INT8"), ("_INT4_compressed_weights", "INT4")):
         model = folder / f"{name}{suffix}"
         info = model_folder.check(model)

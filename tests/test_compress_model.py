@@ -92,8 +92,11 @@ def test_makes_what_is_missing(place: Path) -> None:
     assert "subfolder" not in names(place / (NAME + "_FP16"))
     first = hashes(place / (NAME + "_FP16"))
 
-    done = compress(place)
+    done = compress(place, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "nncf" in imported
+    assert "torch._C" not in imported
     assert f"{NAME}_FP16 is kept" in done.stdout
     assert list(table(done.stdout)) == [NAME, *(NAME + suffix for suffix in SUFFIXES.values())]
     assert hashes(place / (NAME + "_FP16")) == first

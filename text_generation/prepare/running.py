@@ -47,6 +47,11 @@ def run(command: Callable[[], None]) -> None:
         raise
 
 
+def hide_torch() -> None:
+    """Make torch impossible to import here: libraries that do not need it would spend seconds on it if installed."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes Python refuse to import it
+
+
 def _fail(message: str) -> None:
     sys.exit(f"error: {message}")
 

@@ -11,8 +11,9 @@ from text_generation.prepare.models import FOLDER_SUFFIXES, MODELS, is_name
 def main() -> None:
     """Run the command with this process's arguments."""
     arguments = parse_arguments()
-    from text_generation.prepare.running import run
+    from text_generation.prepare.running import hide_torch, run
 
+    hide_torch()
     run(lambda: compress_model(arguments))
 
 

@@ -6,12 +6,13 @@ This is a separate process so that transformers finds no torch to import.
 import sys
 from pathlib import Path
 
+from text_generation.prepare.running import hide_torch, run
+
 
 def main() -> None:
     """Convert the tokenizer of the folder given as this process's argument."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # makes Python refuse to import it
+    hide_torch()
     from text_generation.prepare import tokenizer
-    from text_generation.prepare.running import run
 
     run(lambda: tokenizer.write_openvino_tokenizer(Path(sys.argv[1])))
 
