@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from tests.support import clients, log_lines, watch
 from tests.support.cutting_proxy import CuttingProxy, proxy_to
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 CLIENT = Path(__file__).parent.parent.parent / "client_stream.py"
 # One place and no queue: if a place is not released, the next client's request fails. Without an early end, the
@@ -34,6 +34,7 @@ ONE_PLACE = {
 STORY = "Tell me a story about the sea. "
 PROMPTS = ["What is the theory of relativity?", STORY * 150]
 WAYS = ("killed", "cancelled", "cut off")
+LATE_TOKENS = 40  # half a second on an idle machine; without an early end there would be hundreds
 
 
 @contextmanager
@@ -66,18 +67,19 @@ def test_generation_ends_with_the_stream(serving, engine, scale, report, int8_mo
             row.done += 1
             if moment:
                 delays.append(seconds)
-                if (too_many > 2 and seconds > 0.5) or work > 1:
+                late = too_many > 2 and seconds > 0.5 if scale.times else too_many > LATE_TOKENS
+                if late or work > 1:
                     row.lost.append(
                         f"{way} after {moment} pieces: {too_many} tokens, {seconds:.2f} s and {work:.2f} s of work more"
                     )
         answer = clients.stream(server.grpc_url, "Hi", lambda pieces: pieces < 20)
         assert answer.error is None
         watch.until(lambda: watch.threads(server) <= threads)
-        grown = watch.resident_mb(server) - memory
+        now = watch.resident_mb(server)
         # The cache and prefill memory of the longest prompt, and the allocator's reserve.
-        assert grown < 300, f"{grown:.0f} MB"
+        assert now < 1.25 * memory, f"{memory:.0f} MB, then {now:.0f} MB"
         row.measured = f"generation over after {statistics.median(delays):.3f} s in the median, {max(delays):.3f} s at"
-        row.measured += f" most; memory {grown:+.0f} MB"
+        row.measured += f" most; memory {now - memory:+.0f} MB"
 
 
 def leave(server, way: str, moment: int, prompt: str, tokenizer: Tokenizer) -> tuple[int, float, float]:
@@ -131,7 +133,7 @@ def test_who_leaves_while_waiting_makes_room_in_the_queue(serving, engine, scale
                 seconds = watch.until(lambda before=ended: len(watch.generated(server)) > before)
             row.done += 1
             # Its absence is noticed by the message sent once a second; the next one finds space in the queue, or none.
-            if watch.generated(server)[ended] != 0 or seconds > 2:
+            if watch.generated(server)[ended] != 0 or (scale.times and seconds > 2):
                 row.lost.append(f"{way}: {watch.generated(server)[ended]} tokens, {seconds:.1f} s")
         assert log_lines.BUSY not in server.log
 
@@ -152,6 +154,6 @@ def test_a_unary_call_whose_deadline_passes_ends_by_itself(serving, engine, scal
                 row.done += 1
         assert all(0 < count <= 40 for count in watch.generated(server))
         assert clients.unary(server.grpc_url, "Hi").error is None
-        grown = watch.resident_mb(server) - memory
-        assert grown < 100, f"{grown:.0f} MB"
-        row.measured = f"memory {grown:+.0f} MB"
+        now = watch.resident_mb(server)
+        assert now < 1.1 * memory, f"{memory:.0f} MB, then {now:.0f} MB"
+        row.measured = f"memory {now - memory:+.0f} MB"

@@ -15,7 +15,7 @@ from tritonclient.grpc import InferenceServerClient
 from ovms_local.testing import RunningServer
 from tests.support import clients
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 CLIENTS = 64
 QUEUE_TIMEOUT_S = 20
@@ -52,7 +52,7 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
     with report.row(title) as row, serving(servable, ENGINE=engine, **settings) as server:
         alone = {prompt: ask(server.grpc_url, prompt).text for prompt in PROMPTS}
         assert len(set(alone.values())) > CLIENTS / 2  # otherwise mixed-up answers would go unnoticed
-        turned_away = 0
+        turned_away, longest = 0, 0.0
         with health_watched(server) as slowest, ThreadPoolExecutor(CLIENTS) as pool:
             for _ in range(scale.overloads):
                 answers = list(pool.map(partial(at_once, threading.Barrier(CLIENTS), ask, server), PROMPTS))
@@ -65,9 +65,11 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
                     elif answer.error is not None and answer.seconds > QUEUE_TIMEOUT_S + 5:
                         row.lost.append(f"{prompt!r}: told that it is busy after {answer.seconds:.1f} s")
                     turned_away += answer.error is not None
+                    longest = max(longest, answer.seconds)
         # At least half of them find neither a place nor space in the queue, unless others finished before they came.
         assert 0 < turned_away < row.done
-        assert slowest() < SLOWEST_HEALTH_S
+        # If health checks had to queue, they would take as long as a request.
+        assert slowest() < (SLOWEST_HEALTH_S if scale.times else longest / 3)
         row.measured = f"{turned_away} told that the server is busy; slowest health check {slowest():.3f} s"
 
 
