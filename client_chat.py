@@ -89,7 +89,7 @@ def converse(chat: "Chat") -> None:
             line = input("> ")
             if not line.strip():
                 return
-            chat.take(line)
+            chat.handle_line(line)
         except EOFError:
             print()
             return
@@ -103,7 +103,7 @@ def answer_lines(chat: "Chat") -> None:
     """Answer one line after another, for scripts, until the first failure."""
     for line in sys.stdin:
         if line.strip():
-            chat.take(line)
+            chat.handle_line(line)
 
 
 class Chat:
@@ -118,12 +118,12 @@ class Chat:
         self._interactive = interactive
         self._timeout_s = arguments.timeout
         self._json = arguments.json
-        own = ("url", "timeout", "json", "system")
+        other_arguments = ("url", "timeout", "json", "system")
         self._sampling = {
-            name: value for name, value in vars(arguments).items() if name not in own and value is not None
+            name: value for name, value in vars(arguments).items() if name not in other_arguments and value is not None
         }
 
-    def take(self, line: str) -> None:
+    def handle_line(self, line: str) -> None:
         """Answer a question or carry out a command."""
         command, _, rest = line.strip().partition(" ")
         match command, rest.strip():
@@ -151,14 +151,14 @@ class Chat:
 
     def ask(self, question: str) -> None:
         """Ask a question. If Ctrl-C stops the answer, its text so far becomes part of the conversation."""
-        self._unanswered = checked(question)
+        self._unanswered = require_utf8(question)
         before = self._conversation.left_out
         answer = Answer([question])
         stopped = False
         try:
-            with growing_texts(hidden=self._json) as texts, closing(self._outputs(question)) as outputs:
+            with growing_texts(visible=not self._json) as texts, closing(self._outputs(question)) as outputs:
                 for name, value in outputs:
-                    answer.take(name, value)
+                    answer.add_output(name, value)
                     texts.show(answer.completions)
         except KeyboardInterrupt:
             if not self._interactive:
@@ -179,7 +179,7 @@ class Chat:
         elif self._json:
             print(answer.as_json(), flush=True)
         elif self._interactive:
-            self.say(f"{numbers(answer)}\n")
+            self.say(f"{statistics(answer)}\n")
 
     def retry(self) -> None:
         """Ask the unanswered or the last question again; if there is no new answer, the old one is kept."""
@@ -223,7 +223,7 @@ class Chat:
                 self._conversation.left_out += 1
 
 
-def checked(question: str) -> str:
+def require_utf8(question: str) -> str:
     """Check that a question can be sent."""
     try:
         question.encode()
@@ -232,7 +232,7 @@ def checked(question: str) -> str:
     return question
 
 
-def numbers(answer: Answer) -> str:
+def statistics(answer: Answer) -> str:
     """Format the counts and times of an answer."""
     tokens = answer.completion_tokens
     text = f"{tokens} token{'s' * (tokens != 1)}, {answer.tokens_per_second:.1f} tokens/s"

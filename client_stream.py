@@ -15,12 +15,12 @@ def main() -> None:
     server = python_model(arguments.url, arguments.model_name, streaming=True)
     prompts = arguments.prompts
     if len(prompts) == 1 and not arguments.json:
-        print(f"Question:\n{common.shown(prompts[0])}\n", flush=True)
+        print(f"Question:\n{common.for_stdout(prompts[0])}\n", flush=True)
 
     answer = Answer(prompts)
-    with growing_texts(common.titles(prompts), hidden=arguments.json) as texts:
+    with growing_texts(common.titles(prompts), visible=not arguments.json) as texts:
         for name, value in server.stream(arguments.model_name, "pre_prompt", prompts, arguments.timeout):
-            answer.take(name, value)
+            answer.add_output(name, value)
             texts.show(answer.completions)
 
     print(answer.as_json() if arguments.json else statistics(answer))

@@ -15,14 +15,14 @@ def main() -> None:
 
     answer = Answer(arguments.prompts)
     for name, value in server.infer(arguments.model_name, "pre_prompt", answer.prompts, arguments.timeout):
-        answer.take(name, value)
+        answer.add_output(name, value)
 
     if arguments.json:
         print(answer.as_json())
         return
     if len(answer.prompts) == 1:
         [question], [completion] = answer.prompts, answer.completions
-        print(f"Question:\n{common.shown(question)}\n\nCompletion:\n{common.shown(completion)}\n")
+        print(f"Question:\n{common.for_stdout(question)}\n\nCompletion:\n{common.for_stdout(completion)}\n")
     else:
         common.print_blocks(common.titles(answer.prompts), answer.completions)
     print(f"Number of tokens  {answer.completion_tokens}")

@@ -28,7 +28,7 @@ class Answer:
     def __post_init__(self) -> None:
         self.completions = [""] * len(self.prompts)
 
-    def take(self, name: str, value: np.ndarray) -> None:
+    def add_output(self, name: str, value: np.ndarray) -> None:
         """Add one of the server's outputs; RequestFailed if it is not as the servables send it."""
         self.total_s = time.monotonic() - self.started_s
         try:

@@ -38,7 +38,7 @@ def slow_imports() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def harmless(text: str) -> str:
+def without_controls(text: str) -> str:
     """Remove control characters other than line ends and tabs."""
     return text.translate(_CONTROLS)
 
@@ -48,20 +48,20 @@ def titles(prompts: list[str]) -> list[str]:
     return [f"==== Prompt: {prompt} ====" for prompt in prompts] if len(prompts) > 1 else [""]
 
 
-def shown(text: str) -> str:
+def for_stdout(text: str) -> str:
     """Return text to print: without control characters on a terminal, unchanged for a file or a program."""
-    return harmless(text) if sys.stdout.isatty() else text
+    return without_controls(text) if sys.stdout.isatty() else text
 
 
 def print_blocks(titles: Iterable[str], texts: Iterable[str]) -> None:
     """Print each text under its title."""
     for title, text in zip(titles, texts, strict=True):
-        print(f"{shown(title)}\n{shown(text)}\n")
+        print(f"{for_stdout(title)}\n{for_stdout(text)}\n")
 
 
 def print_error(error: RequestFailed) -> None:
     """Print a failed request's error in one line."""
-    print(f"error: {harmless(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
+    print(f"error: {without_controls(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], None]) -> None:

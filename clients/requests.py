@@ -45,7 +45,7 @@ class Server:
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise RequestFailed(
-                        f"no server answers at {self.url}: {error.details()}{self._by_proxy()}"
+                        f"no server answers at {self.url}: {error.details()}{self._proxy_note()}"
                     ) from None
                 case grpc.StatusCode.NOT_FOUND:
                     raise RequestFailed(
@@ -80,9 +80,9 @@ class Server:
         finally:
             call.cancel()
 
-    def _by_proxy(self) -> str:
-        used = not self._local and next(filter(os.environ.get, PROXY_VARIABLES), None)
-        return f" (via the proxy in {used}; to bypass it, add the host to no_proxy)" if used else ""
+    def _proxy_note(self) -> str:
+        variable = not self._local and next(filter(os.environ.get, PROXY_VARIABLES), None)
+        return f" (via the proxy in {variable}; to bypass it, add the host to no_proxy)" if variable else ""
 
 
 def python_model(url: str, name: str, *, streaming: bool) -> Server:

@@ -15,7 +15,7 @@ from rich.markdown import Markdown, TableDataElement
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from clients.common import harmless, print_blocks, shown
+from clients.common import for_stdout, print_blocks, without_controls
 
 with suppress(ImportError):  # Windows, whose console does not echo typing during an answer
     import termios
@@ -31,9 +31,9 @@ class GrowingTexts:
         """Show these texts, each of which is the same as before or longer."""
 
 
-def growing_texts(titles: Sequence[str] = ("",), *, hidden: bool = False) -> AbstractContextManager[GrowingTexts]:
-    """Return the display for an answer's growing texts, each under its title; `hidden` shows none."""
-    if hidden:
+def growing_texts(titles: Sequence[str] = ("",), *, visible: bool = True) -> AbstractContextManager[GrowingTexts]:
+    """Return the display for an answer's growing texts, each under its title; none is shown unless `visible`."""
+    if not visible:
         return nullcontext(GrowingTexts())
     terminal = console()
     return _live_texts(terminal, titles) if terminal.is_interactive else PlainTexts(titles)
@@ -49,7 +49,7 @@ class PlainTexts(GrowingTexts):
     def show(self, texts: Sequence[str]) -> None:
         """Print the new part, if there is only one text."""
         if len(texts) == 1:
-            print(shown(texts[0][len(self._texts[0]) :]), end="", flush=True)
+            print(for_stdout(texts[0][len(self._texts[0]) :]), end="", flush=True)
         self._texts = texts
 
     def __enter__(self) -> Self:
@@ -97,7 +97,8 @@ class LiveTexts(GrowingTexts, Live):
     def _sections(self, kind: Callable[[str], ConsoleRenderable]) -> Group:
         parts: list[ConsoleRenderable] = []
         for title, text in zip(self._titles, self._texts, strict=True):
-            parts += [Text(harmless(title)), kind(harmless(text)), Text()] if title else [kind(harmless(text))]
+            section = kind(without_controls(text))
+            parts += [Text(without_controls(title)), section, Text()] if title else [section]
         return Group(*parts)
 
 

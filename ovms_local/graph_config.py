@@ -239,11 +239,11 @@ def _check_loopback(node: Message, inputs: tuple[Stream, ...], outputs: tuple[St
 
 
 def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tuple[tuple[int, ...], ...]:
-    everything = tuple(range(len(inputs)))
+    all_positions = tuple(range(len(inputs)))
     if handler.input_stream_handler == "ImmediateInputStreamHandler":
-        return tuple((position,) for position in everything)
+        return tuple((position,) for position in all_positions)
     if handler.input_stream_handler == "DefaultInputStreamHandler":
-        return (everything,)
+        return (all_positions,)
     extension = _pool().FindExtensionByName("mediapipe.SyncSetInputStreamHandlerOptions.ext")
     sets = []
     for sync_set in handler.options.Extensions[extension].sync_set:
@@ -254,11 +254,11 @@ def _sync_sets(handler: Message, inputs: tuple[Stream, ...], where: str) -> tupl
                 f"{where}: the sync_set {list(sync_set.tag_index)} names something that is not an input"
             )
         sets.append(positions)
-    used = [position for positions in sets for position in positions]
-    if len(used) != len(set(used)):
+    assigned = [position for positions in sets for position in positions]
+    if len(assigned) != len(set(assigned)):
         raise GraphConfigError(f"{where}: an input is in two sync_sets")
-    rest = tuple(position for position in everything if position not in used)
-    return tuple(sets) + ((rest,) if rest else ())
+    unassigned = tuple(position for position in all_positions if position not in assigned)
+    return tuple(sets) + ((unassigned,) if unassigned else ())
 
 
 def _check_connections(inputs: tuple[str, ...], outputs: tuple[str, ...], nodes: list[NodeConfig]) -> None:

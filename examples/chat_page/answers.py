@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
 from markup import as_typed
 from server import Failed, TooLong, outputs
 
@@ -14,12 +16,45 @@ NOTE = {"id": "note"}  # metadata of the page's own messages, which are not part
 
 def conversation(history: list[dict]) -> list[dict[str, str]]:
     """Return the conversation for the model: the answered questions, with their answers."""
-    said = [
+    messages = [
         {"role": message["role"], "content": message["content"][0]["text"]}
         for message in history
         if message["metadata"] != NOTE
     ]
-    return [message for turn in pairwise(said) if turn[0]["role"] == "user" != turn[1]["role"] for message in turn]
+    return [message for turn in pairwise(messages) if turn[0]["role"] == "user" != turn[1]["role"] for message in turn]
+
+
+@dataclass
+class Answer:
+    """The answer received so far; its times are in seconds from the question."""
+
+    text: str = ""
+    tokens: int = 0
+    cut_off: bool = False
+    started: float = field(default_factory=time.monotonic)
+    first_s: float = 0.0
+    last_s: float = 0.0
+    frame_s: float = 0.0
+
+    def add_output(self, name: str, value: np.ndarray) -> bool:
+        """Add one of the server's outputs, and return whether the page is due to show the answer."""
+        self.last_s = time.monotonic() - self.started
+        if name == "completion" and value[0]:
+            self.text += value[0].decode(errors="replace")
+            self.first_s = self.first_s or self.last_s
+            if self.last_s - self.frame_s > FRAME_S:
+                self.frame_s = self.last_s
+                return True
+        elif name == "completion_tokens":
+            self.tokens = int(value[0])
+        elif name == "finish_reason":
+            self.cut_off = value[0] == b"length"
+        return False
+
+    def statistics(self) -> str:
+        """Format the counts and times of the complete answer."""
+        speed = f"{self.tokens} tokens, {self.tokens / self.last_s:.1f} tokens/s, first after {self.first_s:.2f} s"
+        return speed + (", cut off at the maximum length" if self.cut_off else "")
 
 
 def answering(url: str) -> Callable:
@@ -27,41 +62,31 @@ def answering(url: str) -> Callable:
 
     async def answer(question, history, system, temperature, top_p, max_tokens, stop):
         first = [{"role": "system", "content": system}] if system.strip() else []
-        said, asked = conversation(history), {"role": "user", "content": as_typed(question)}
-        text, tokens, left_out, cut_off = "", 0, "", ""
-        started, first_s, shown_s = time.monotonic(), 0.0, 0.0
-        while True:
+        earlier, new_message = conversation(history), {"role": "user", "content": as_typed(question)}
+        reply, left_out, note = Answer(), "", None
+        while note is None:
             try:
                 request = {
-                    "messages": [*first, *said, asked],
+                    "messages": [*first, *earlier, new_message],
                     "temperature": number(temperature, float),
                     "top_p": number(top_p, float),
                     "max_tokens": number(max_tokens, int),
                     "stop": stop.splitlines(),
                 }
-                async with aclosing(outputs(url, request)) as pieces:
-                    async for name, value in pieces:
-                        now_s = time.monotonic() - started
-                        if name == "completion" and value[0]:
-                            text += value[0].decode(errors="replace")
-                            first_s = first_s or now_s
-                            if now_s - shown_s > FRAME_S:
-                                shown_s = now_s
-                                yield [spoken(text)]
-                        elif name == "completion_tokens":
-                            tokens = int(value[0])
-                        elif name == "finish_reason" and value[0] == b"length":
-                            cut_off = ", cut off at the maximum length"
-                note = f"{tokens} tokens, {tokens / now_s:.1f} tokens/s, first after {first_s:.2f} s{cut_off}{left_out}"
+                async with aclosing(outputs(url, request)) as received:
+                    async for name, value in received:
+                        if reply.add_output(name, value):
+                            yield [assistant_message(reply.text)]
+                note = reply.statistics() + left_out
             except TooLong as error:
-                if said:
-                    said, left_out = said[2:], ", without the oldest questions, which no longer fit"
-                    continue
-                note = f"{error} ↻ asks again."
+                if earlier:
+                    earlier, left_out = earlier[2:], ", without the oldest questions, which no longer fit"
+                else:
+                    note = f"{error} ↻ asks again."
             except Failed as error:
-                note = f"{error} {'The partial answer is kept. ' if text else ''}↻ asks again."
-            yield [*([spoken(text)] if text else []), {**spoken(f"*{note}*"), "metadata": NOTE}]
-            return
+                note = f"{error} {'The partial answer is kept. ' if reply.text else ''}↻ asks again."
+        messages = [assistant_message(reply.text)] if reply.text else []
+        yield [*messages, {**assistant_message(f"*{note}*"), "metadata": NOTE}]
 
     return answer
 
@@ -73,6 +98,6 @@ def number(text: str, kind: type) -> float | None:
         raise Failed(f"Under Settings, {text} is not a valid number.") from None
 
 
-def spoken(text: str) -> dict:
+def assistant_message(text: str) -> dict:
     """Return a message by the model, or by the page in its place."""
     return {"role": "assistant", "content": [{"type": "text", "text": text}]}

@@ -18,10 +18,10 @@ def with_html_as_text(chatbot: gr.Chatbot) -> gr.Chatbot:
     to_page, from_page = chatbot.postprocess, chatbot.preprocess
 
     def postprocess(value):
-        shown = to_page(value)
-        for part in (part for message in shown.root for part in message.content):
+        messages = to_page(value)
+        for part in (part for message in messages.root for part in message.content):
             part.text = TAG.sub(lambda found: found[1] or "<" + JOINER, part.text)
-        return shown
+        return messages
 
     def preprocess(payload):
         messages = from_page(payload)
