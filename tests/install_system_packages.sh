@@ -1,6 +1,6 @@
 #!/bin/sh
-# nginx, which the tests of deploy/proxy run, tmux, the terminal of the clients' tests, and Chromium for those of the chat
-# page. Without the rights to install them, or with SYSTEM_PACKAGES=no, those tests are skipped and say so.
+# Installs nginx for the tests of deploy/proxy, tmux for those of the clients, and Chromium for those of the chat page.
+# Without the rights to install them, or with SYSTEM_PACKAGES=no, these tests are skipped with a message.
 set -eu
 command -v nginx >/dev/null && command -v tmux >/dev/null && command -v chromedriver >/dev/null && exit
 if [ "${SYSTEM_PACKAGES:-}" = no ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
@@ -10,6 +10,6 @@ if [ "${SYSTEM_PACKAGES:-}" = no ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-g
 fi
 trap '[ $? -eq 0 ] || echo "nginx, tmux and Chromium could not be installed: SYSTEM_PACKAGES=no skips their tests" >&2' EXIT
 apt-get update -qq
-# Installed is not started: the tests start their own.
+# Do not start nginx as a service: the tests start their own.
 RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light tmux \
     chromium chromium-driver

@@ -157,7 +157,7 @@ def test_a_folder_of_another_release_is_served_with_a_warning(folder, packages, 
     copied(folder, "model_info.json").write_text(json.dumps(info | {"packages": packages}))
     loading.release(loading.acquire(Settings(model_path=folder, engine="genai")))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [message.rpartition("oddly, ")[2] for message in warnings] == advice
+    assert [message.rpartition("odd answers, ")[2] for message in warnings] == advice
 
 
 @pytest.mark.parametrize("damage", ["weights truncated", "graph overwritten"])
