@@ -6,8 +6,8 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from text_generation.serve.prompts import PromptEncoder
 
 CLIENTS = (1, 2, 4, 8, 16, 32)
 QUICK_CLIENTS = (1, 8, 32)
+ALONE_AND_MANY = (1, 8)
 ALONE = 4  # requests in sequence with one client, so that a run is long enough to measure
 LONG_PROMPT = "word " * 1950  # with the chat template, about 2,000 tokens
 
@@ -90,35 +91,13 @@ def measure_model(
 
     `served_counts` are the numbers of clients for the server, by engine.
     """
-    encoder = PromptEncoder.load(model.folder)
-    alone_and_many = (1, 8)
-    subjects: dict[str, tuple[Subject, Sequence[int]]] = {}
-    with ExitStack() as stack:
-
-        def child(*command: str) -> InProcess:
-            return stack.enter_context(in_process(command, encoder))
-
-        for engine, engine_counts in served_counts.items():
-            server = stack.enter_context(
-                served(engine, "stream", model.folder, model.new_tokens, client_processes, **ALL_TOKENS)
-            )
-            subjects[SERVER.format(engine)] = server, engine_counts
-        in_process_module = (sys.executable, "-m", "benchmarks.in_process")
-        for name, subject_counts in {"genai": alone_and_many, "optimum": (1,)}.items():
-            subjects[ENGINE.format(name)] = child(*in_process_module, name, str(model.folder)), subject_counts
-        subjects[PIPELINE] = child(*in_process_module, "pipeline", str(model.folder)), QUICK_CLIENTS
-        subjects[GENERATE] = child(*in_process_module, "generate", str(model.folder)), alone_and_many
-        if peer is not None and model.folder.name.startswith(models.SMOLLM2):
-            gguf = models.smollm2_gguf()
-            llama = stack.enter_context(llama_server.served(peer, gguf, client_processes, encoder))
-            subjects[LLAMA_SERVER] = llama, QUICK_CLIENTS
-
+    runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
+    bandwidths = []
+    with running_subjects(model, served_counts, client_processes, peer) as subjects:
         for subject, subject_counts in tqdm(subjects.values(), f"{model.title}: warm-up", disable=None):
-            for count in alone_and_many:
+            for count in ALONE_AND_MANY:
                 if count in subject_counts:
                     subject.measure(Workload(count, 1, model.new_tokens))
-        runs: dict[tuple[str, int], list[Run]] = defaultdict(list)
-        bandwidths = []
         for repeat in tqdm(range(repeats), f"{model.title}: repeats", disable=None):
             bandwidths.append(reader.bytes_per_s())
             for count in served_counts["genai"]:
@@ -135,6 +114,35 @@ def measure_model(
     limit = statistics.median(bandwidths) / weights
     results.rows += [Row.of(model.title, name, own, limit) for (name, _), own in runs.items()]
     results.goals += goals(model, runs)
+
+
+@contextmanager
+def running_subjects(
+    model: BenchmarkModel,
+    served_counts: Mapping[str, Sequence[int]],
+    client_processes: Sequence[Child],
+    peer: Path | None,
+) -> Iterator[dict[str, tuple[Subject, Sequence[int]]]]:
+    """Start all subjects; yield each by its name, with the numbers of clients to measure it with."""
+    encoder = PromptEncoder.load(model.folder)
+    subjects: dict[str, tuple[Subject, Sequence[int]]] = {}
+    with ExitStack() as stack:
+
+        def child(*arguments: str) -> InProcess:
+            command = (sys.executable, "-m", "benchmarks.in_process", *arguments, str(model.folder))
+            return stack.enter_context(in_process(command, encoder))
+
+        for engine, counts in served_counts.items():
+            server = served(engine, "stream", model.folder, model.new_tokens, client_processes, **ALL_TOKENS)
+            subjects[SERVER.format(engine)] = stack.enter_context(server), counts
+        subjects[ENGINE.format("genai")] = child("genai"), ALONE_AND_MANY
+        subjects[ENGINE.format("optimum")] = child("optimum"), (1,)
+        subjects[PIPELINE] = child("pipeline"), QUICK_CLIENTS
+        subjects[GENERATE] = child("generate"), ALONE_AND_MANY
+        if peer is not None and model.folder.name.startswith(models.SMOLLM2):
+            llama = llama_server.served(peer, models.smollm2_gguf(), client_processes, encoder)
+            subjects[LLAMA_SERVER] = stack.enter_context(llama), QUICK_CLIENTS
+        yield subjects
 
 
 def goals(model: BenchmarkModel, runs: Runs) -> list[Goal]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from text_generation.prepare import packaged_gguf
-from text_generation.prepare.models import MODELS
+from text_generation.prepare.models import FOLDER_SUFFIXES, MODELS
 
 ROOT = Path(__file__).parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ovms-llm-demo-benchmarks"
@@ -26,7 +26,7 @@ class BenchmarkModel:
 
 def smollm2(precision: str) -> BenchmarkModel:
     """Return SmolLM2-135M-Instruct in INT8 or INT4."""
-    original, folder = CACHE / SMOLLM2, CACHE / f"{SMOLLM2}_{precision}_compressed_weights"
+    original, folder = CACHE / SMOLLM2, CACHE / (SMOLLM2 + FOLDER_SUFFIXES[precision])
     CACHE.mkdir(parents=True, exist_ok=True)
     arguments = ["--model", SMOLLM2, "--output-dir", str(CACHE)]
     if not original.exists():
