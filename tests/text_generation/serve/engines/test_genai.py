@@ -75,7 +75,7 @@ def test_a_prompt_that_never_fits_the_cache_is_an_error(tmp_path):
 def test_many_readers_each_get_their_own_text(chat):
     """Greedy answers under concurrency begin as they do alone: no request gets another one's pieces."""
     questions = [f"What is {topic}?" for topic in TOPICS]
-    start = SamplingParams(temperature=0, max_tokens=6)
+    start = SamplingParams(temperature=0, max_tokens=4)
 
     def answer(question: str) -> str:
         with chat.generate(chat.encode([question]), start) as generation:
