@@ -123,7 +123,7 @@ def running_subjects(
     client_processes: Sequence[Child],
     peer: Path | None,
 ) -> Iterator[dict[str, tuple[Subject, Sequence[int]]]]:
-    """Start all subjects; yield each by its name, with the numbers of clients to measure it with."""
+    """Start all subjects; yield each by name, with the numbers of clients for its measurements."""
     encoder = PromptEncoder.load(model.folder)
     subjects: dict[str, tuple[Subject, Sequence[int]]] = {}
     with ExitStack() as stack:
