@@ -66,17 +66,15 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], Tokenizer], dict[str, Any]]] = 
     "granite": ("granite", byte_level_tokenizer, {"embedding_multiplier": 2.0, "logits_scaling": 0.5}),
     "smollm3": ("smollm3", byte_level_tokenizer, {"num_hidden_layers": 4, "no_rope_layer_interval": 4}),
 }
-PREPARE = """
+RUN_FOR_ALL = """
 import os, runpy, sys
-sys.path.insert(0, {root!r})
-download = [["download_model.py", "org/" + name] for name in {names!r}]
-compress = [["compress_model.py", name, "--precision", "INT8", "INT4"] for name in {names!r}]
-for script, name, *options in download + compress:
+script, *options = sys.argv[2:]
+for name in sys.argv[1].split(","):
     sys.argv = [script, "--model", name, *options]
     try:
-        runpy.run_path(os.path.join({root!r}, script), run_name="__main__")
+        runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
-        print(f"failed: {{name}} {{script}}: {{error}}")
+        print(f"failed: {name}: {error}")
 """
 
 
@@ -91,25 +89,31 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def prepared(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which both commands ran, in one process for all models, and what they printed."""
+    """The folder that both commands have worked in, by one process each for all models, and what they printed."""
     folder = tmp_path_factory.mktemp("models")
-    with serve_hub({f"org/{name}": read_files(path) for name, path in checkpoints.items()}) as hub:
+
+    def run_for_all(names: list[str], script: str, *options: str, **environment: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", PREPARE.format(root=str(ROOT), names=list(checkpoints))],
+            [sys.executable, "-c", RUN_FOR_ALL, ",".join(names), str(ROOT / script), *options],
             cwd=folder,
-            env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hf")},
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
             capture_output=True,
             text=True,
         )
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    ids = [f"org/{name}" for name in checkpoints]
+    with serve_hub(dict(zip(ids, map(read_files, checkpoints.values()), strict=True))) as hub:
+        output = run_for_all(ids, "download_model.py", HF_ENDPOINT=hub.address, HF_HOME=str(folder / "hf"))
+    return folder, output + run_for_all(list(checkpoints), "compress_model.py", "--precision", "INT8", "INT4")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_is_exported_and_compressed(prepared: tuple[Path, str], checkpoints: dict[str, Path], name: str) -> None:
     folder, output = prepared
-    assert f"failed: {name} " not in output
-    assert f"failed: org/{name} " not in output
+    assert f"failed: {name}:" not in output
+    assert f"failed: org/{name}:" not in output
     for suffix, precision in (("", "FP32"), ("_INT8_compressed_weights", "INT8"), ("_INT4_compressed_weights", "INT4")):
         model = folder / f"{name}{suffix}"
         info = model_folder.check(model)

@@ -48,8 +48,9 @@ def run(command: Callable[[], None]) -> None:
 
 
 def hide_torch() -> None:
-    """Make torch impossible to import here: libraries that do not need it would spend seconds on it if installed."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # makes Python refuse to import it
+    """Make torch impossible to import from now on, unless it has been: libraries that do not need it spend seconds on
+    importing it where it is installed."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # makes Python refuse to import it
 
 
 def _fail(message: str) -> None:

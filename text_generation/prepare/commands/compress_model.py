@@ -11,9 +11,8 @@ from text_generation.prepare.models import FOLDER_SUFFIXES, MODELS, is_name
 def main() -> None:
     """Run the command with this process's arguments."""
     arguments = parse_arguments()
-    from text_generation.prepare.running import hide_torch, run
+    from text_generation.prepare.running import run
 
-    hide_torch()
     run(lambda: compress_model(arguments))
 
 
@@ -49,6 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
     from text_generation.prepare.compression_plan import plan_compression
+    from text_generation.prepare.running import hide_torch
     from text_generation.prepare.staging import fail_if_replaced, staged
 
     original = arguments.output_dir / arguments.model
@@ -58,19 +58,23 @@ def compress_model(arguments: argparse.Namespace) -> None:
     plan.require_disk()
 
     info = plan.info
+    recipe = None
+    if "INT4" in plan.missing:
+        from text_generation.prepare.recipes import int4_recipe
+
+        recipe = int4_recipe(arguments.model, info.source if info else None)
+    hide_torch()
     seconds = {}
     for precision in plan.missing:
         started = time.monotonic()
         folder = plan.folders[precision]
         print(f"Making {folder}", flush=True)
         from text_generation.prepare import compression
-        from text_generation.prepare.recipes import int4_recipe
 
         with (
             staged(folder, replace=arguments.force) as new,
             fail_if_replaced(original, plan.original_status),
         ):
-            recipe = int4_recipe(arguments.model, info.source if info else None) if precision == "INT4" else None
             compression.compress(original, new, precision, recipe, calibrate=arguments.calibrate)
             model_folder.write_info(
                 new,
