@@ -10,14 +10,6 @@ from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    path.mkdir()
-    write_model(path)
-    return path
-
-
 def test_info_is_what_was_written(folder: Path) -> None:
     info = model_folder.check(folder)
     assert (info.model, info.precision, info.source, info.packages) == ("m", "FP32", "here", {"openvino": "1"})

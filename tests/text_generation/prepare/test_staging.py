@@ -11,14 +11,6 @@ from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import staging
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    path.mkdir()
-    write_model(path)
-    return path
-
-
 def alone(folder: Path) -> bool:
     return [path.name for path in folder.parent.iterdir()] == ["model"]
 
