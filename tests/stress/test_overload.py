@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from statistics import median
 
 import pytest
 from tritonclient.grpc import InferenceServerClient
@@ -53,7 +54,7 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
         alone = {prompt: ask(server.grpc_url, prompt).text for prompt in PROMPTS}
         assert len(set(alone.values())) > CLIENTS / 2  # otherwise mixed-up answers would go unnoticed
         turned_away, longest = 0, 0.0
-        with health_watched(server) as slowest, ThreadPoolExecutor(CLIENTS) as pool:
+        with health_watched(server) as checks, ThreadPoolExecutor(CLIENTS) as pool:
             for _ in range(scale.overloads):
                 answers = list(pool.map(partial(at_once, threading.Barrier(CLIENTS), ask, server), PROMPTS))
                 for prompt, answer in zip(PROMPTS, answers, strict=True):
@@ -68,9 +69,10 @@ def overload(serving, servable: str, engine: str, settings: dict, scale, report)
                     longest = max(longest, answer.seconds)
         # At least half of them find neither a place nor space in the queue, unless others finished before they came.
         assert 0 < turned_away < row.done
-        # If health checks had to queue, they would take as long as a request.
-        assert slowest() < (SLOWEST_HEALTH_S if scale.times else longest / 3)
-        row.measured = f"{turned_away} told that the server is busy; slowest health check {slowest():.3f} s"
+        # If health checks had to queue, they would take as long as a request. A busy machine delays single ones, too.
+        assert median(checks) < longest / 3
+        assert not scale.times or max(checks) < SLOWEST_HEALTH_S
+        row.measured = f"{turned_away} told that the server is busy; slowest health check {max(checks):.3f} s"
 
 
 def at_once(together: threading.Barrier, ask, server: RunningServer, prompt: str) -> clients.Answer:
@@ -79,10 +81,10 @@ def at_once(together: threading.Barrier, ask, server: RunningServer, prompt: str
 
 
 @contextmanager
-def health_watched(server: RunningServer) -> Iterator:
-    """Check the server's health repeatedly over both protocols; yield a function that returns the slowest time."""
+def health_watched(server: RunningServer) -> Iterator[list[float]]:
+    """Check the server's health repeatedly over both protocols; yield the list that gets the seconds of each check."""
     over = threading.Event()
-    seconds = [0.0]
+    seconds: list[float] = []
 
     def watch() -> None:
         with InferenceServerClient(server.grpc_url) as client:
@@ -92,12 +94,12 @@ def health_watched(server: RunningServer) -> Iterator:
                 between = time.monotonic()
                 with urllib.request.urlopen(f"{server.rest_url}/v2/health/ready", timeout=30) as response:
                     assert response.status == 200
-                seconds[0] = max(seconds[0], between - started, time.monotonic() - between)
+                seconds.extend((between - started, time.monotonic() - between))
 
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(watch)
         try:
-            yield lambda: seconds[0]
+            yield seconds
         finally:
             over.set()
             watching.result()
