@@ -1,6 +1,7 @@
 """The import rules, checked in the sources, and the cost of imports."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,12 @@ def test_what_an_import_does_not_bring(module, never):
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not never & set(done.stdout.split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["prepare.export", "prepare.compression", "serve.engines.optimum"])
+def test_openvino_reports_its_use_to_nobody(module, tmp_path):
+    """With its telemetry, an import would also leave an id in HOME."""
+    program = f"import text_generation.{module}, nncf, openvino_genai, openvino_tokenizers"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=os.environ | {"HOME": str(tmp_path)}, check=True)
+    assert not (tmp_path / "intel").exists()
