@@ -65,11 +65,14 @@ class GenerateSubject(ThreadPerClient):
     """The original demo's method: OVModelForCausalLM.generate with its sampling and one infer request per thread."""
 
     def __init__(self, settings: Settings):
+        import openvino as ov
         from optimum.intel import OVModelForCausalLM
 
         self._model = OVModelForCausalLM.from_pretrained(
             settings.model_path, export=False, device=settings.device, ov_config=DEFAULT_OV_CONFIG
         )
+        # OpenVINO's bindings look up numpy with the first array, and two threads that do so at once can deadlock.
+        ov.Tensor(np.zeros(1))
 
     def ask(self, prompt: list[int], new_tokens: int) -> Answer:
         import torch
