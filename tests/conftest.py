@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, SMALL_MODEL
+from tests.support.cores import worker_core
 
 # Commands that a shell starts in the background ignore Ctrl-C, and so would the tests' processes that must receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +37,17 @@ CODE = (
 )
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
 WEEK = 7 * 24 * 3600
-
+# The files that take longest, which start first so that both workers end together. The first one prepares the model.
+LONGEST = (
+    "tests/test_compress_model.py",
+    "tests/test_download_model.py",
+    "tests/test_servable_chat.py",
+    "tests/test_architectures.py",
+    "tests/stress/test_long_run.py",
+    "tests/text_generation/serve/test_chat.py",
+    "tests/stress/test_memory.py",
+    "tests/stress/test_shutdown.py",
+)
 
 quick_test: str | None = None  # the running test, if it is not marked `slow`
 
@@ -49,6 +60,11 @@ def _refuse_processes(event: str, arguments: tuple) -> None:
 sys.addaudithook(_refuse_processes)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Ensure that tests here that are not marked slow start no process, and so do not prepare the real model."""
@@ -59,6 +75,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         quick_test = None
+
+
+@pytest.fixture(scope="module")
+def one_core() -> Iterator[None]:
+    """Give a module's processes one core for each of pytest's workers."""
+    with worker_core():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from tests.support.checkpoints import byte_level_tokenizer, sentencepiece_tokenizer, write_checkpoint
+from tests.support.cores import worker_core
 from tests.support.stand_in_hub import read_files, serve_hub
 from text_generation import model_folder
 from text_generation.serve.chat import Chat
@@ -104,9 +105,10 @@ def prepared(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         return done.stdout
 
     ids = [f"org/{name}" for name in checkpoints]
-    with serve_hub(dict(zip(ids, map(read_files, checkpoints.values()), strict=True))) as hub:
+    repositories = dict(zip(ids, map(read_files, checkpoints.values()), strict=True))
+    with worker_core(), serve_hub(repositories) as hub:
         output = run_for_all(ids, "download_model.py", HF_ENDPOINT=hub.address, HF_HOME=str(folder / "hf"))
-    return folder, output + run_for_all(list(checkpoints), "compress_model.py", "--precision", "INT8", "INT4")
+        return folder, output + run_for_all(list(checkpoints), "compress_model.py", "--precision", "INT8", "INT4")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -24,7 +24,7 @@ SCRIPT = ROOT / "compress_model.py"
 KILLS = int(os.environ.get("KILLS", "2"))
 SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_core")]
 
 
 @pytest.fixture

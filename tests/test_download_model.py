@@ -30,6 +30,8 @@ from tests.support.stand_in_hub import COMMIT, REPOSITORY, TOKEN, StandInHub, re
 from tests.support.text import edited
 from text_generation import model_folder
 
+pytestmark = pytest.mark.usefixtures("one_core")
+
 SCRIPT = Path(__file__).parent.parent / "download_model.py"
 NAME = "tiny-llama-1b-chat"
 KILLS = int(os.environ.get("KILLS", "8"))
