@@ -49,6 +49,7 @@ LONGEST = (
     "tests/stress/test_shutdown.py",
 )
 
+
 quick_test: str | None = None  # the running test, if it is not marked `slow`
 
 
