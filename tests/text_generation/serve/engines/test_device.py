@@ -6,7 +6,8 @@ import pytest
 from text_generation.serve.engines.device import compile_options
 
 ONEDNN = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-NAME = "CPU_RUNTIME_CACHE_CAPACITY"
+CACHE = "CPU_RUNTIME_CACHE_CAPACITY"
+PINNING = "ENABLE_CPU_PINNING"
 
 
 @pytest.fixture(autouse=True)
@@ -20,12 +21,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_auto_is_the_cpu_where_there_is_nothing_else():
     device, ov_config = compile_options("AUTO", {"NUM_STREAMS": "1"})
     assert device == "CPU"
-    assert ov_config.keys() == {"NUM_STREAMS", NAME}
+    assert ov_config.keys() == {"NUM_STREAMS", CACHE, PINNING}
 
 
 def test_the_user_decides(environment):
     environment.setenv(ONEDNN, "7")
-    assert compile_options("CPU", {NAME: 5000}) == ("CPU", {NAME: 5000})
+    chosen = {CACHE: 5000, PINNING: True}
+    assert compile_options("CPU", chosen) == ("CPU", chosen)
     assert os.environ[ONEDNN] == "7"
 
 
