@@ -61,6 +61,12 @@ def family(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
+def processor_seconds(process: psutil.Process) -> float:
+    """Return the CPU time that a process has used so far, on all cores."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
 def _peak_kb(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

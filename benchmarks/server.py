@@ -19,6 +19,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from benchmarks.child import processor_seconds
 from ovms_local.testing import free_port, serve
 
 _CONFIG = """{"model_config_list": [], "mediapipe_config_list": [
@@ -122,11 +123,6 @@ def _inputs(text: str) -> list[triton.InferInput]:
     return [tensor]
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
-
-
 def _measure_unary(url: str, calls: int) -> list[float]:
     """Return the seconds of each call."""
     with triton.InferenceServerClient(url) as client:
@@ -143,14 +139,14 @@ def _measure_stream(url: str, process: psutil.Process) -> tuple[float, float]:
     with triton.InferenceServerClient(url) as client:
         results: queue.SimpleQueue = queue.SimpleQueue()
         client.start_stream(lambda result, error: results.put(error or result))
-        cpu, started = _cpu_seconds(process), time.perf_counter()
+        cpu, started = processor_seconds(process), time.perf_counter()
         client.async_stream_infer("count", _inputs(str(_YIELDS)))
         for _ in range(_YIELDS):
             result = results.get()
             if isinstance(result, Exception):
                 raise result
         seconds = time.perf_counter() - started
-        cpu = _cpu_seconds(process) - cpu
+        cpu = processor_seconds(process) - cpu
         client.stop_stream()
     return _YIELDS / seconds, cpu / _YIELDS * 1e6
 

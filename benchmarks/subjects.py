@@ -6,7 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.child import Child, peak_memory, reset_peak_memory
+import psutil
+
+from benchmarks.child import Child, family, peak_memory, reset_peak_memory
 from benchmarks.workload import Answer, Run, Workload
 from ovms_local.testing import serve
 from text_generation.serve.prompts import PromptEncoder
@@ -34,6 +36,12 @@ class ServedModel:
             client.send({"url": url, "kind": servable, "requests": []})
         for client in clients:
             client.receive()
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Return the running processes by kind."""
+        server, *pipeline = family(self._server_pid)
+        clients = [psutil.Process(client.pid) for client in self._clients]
+        return {"pipeline": pipeline, "server": [server], "clients": clients}
 
     def measure(self, workload: Workload) -> Run:
         """Run the workload with one question per request."""
@@ -66,6 +74,10 @@ class InProcess:
 
     def __init__(self, child: Child, encoder: PromptEncoder):
         self._child, self._encoder = child, encoder
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Return the running process by its kind."""
+        return {"pipeline": family(self._child.pid)}
 
     def measure(self, workload: Workload) -> Run:
         """Run the workload's questions."""
