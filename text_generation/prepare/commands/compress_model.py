@@ -47,8 +47,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
+    from text_generation.imports import hide
     from text_generation.prepare.compression_plan import plan_compression
-    from text_generation.prepare.running import hide_torch
     from text_generation.prepare.staging import fail_if_replaced, staged
 
     original = arguments.output_dir / arguments.model
@@ -63,7 +63,7 @@ def compress_model(arguments: argparse.Namespace) -> None:
         from text_generation.prepare.recipes import int4_recipe
 
         recipe = int4_recipe(arguments.model, info.source if info else None)
-    hide_torch()
+    hide("torch")
     seconds = {}
     for precision in plan.missing:
         started = time.monotonic()

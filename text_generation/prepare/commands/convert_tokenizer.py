@@ -6,12 +6,13 @@ This is a separate process so that transformers finds no torch to import.
 import sys
 from pathlib import Path
 
-from text_generation.prepare.running import hide_torch, run
+from text_generation.imports import hide
+from text_generation.prepare.running import run
 
 
 def main() -> None:
     """Convert the tokenizer of the folder given as this process's argument."""
-    hide_torch()
+    hide("torch")
     from text_generation.prepare import tokenizer
 
     run(lambda: tokenizer.write_openvino_tokenizer(Path(sys.argv[1])))

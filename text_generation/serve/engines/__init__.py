@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
+from text_generation.imports import quick_imports
+
 if TYPE_CHECKING:
     from text_generation.serve.engines.base import Engine
 
@@ -13,5 +15,6 @@ _CLASSES = {"optimum": ("optimum", "OptimumEngine"), "genai": ("genai", "GenaiEn
 def engine_class(name: EngineName) -> "type[Engine]":
     """Return the class of an engine."""
     module, attribute = _CLASSES[name]
-    found: type[Engine] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    with quick_imports():
+        found: type[Engine] = getattr(import_module(f"{__name__}.{module}"), attribute)
     return found
