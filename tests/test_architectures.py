@@ -4,7 +4,6 @@ The answers are compared with those of Hugging Face's `generate` for the checkpo
 """
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from tests.support.checkpoints import byte_level_tokenizer, sentencepiece_tokenizer, write_checkpoint
 from tests.support.cores import worker_core
+from tests.support.ov_config import F32
 from tests.support.stand_in_hub import read_files, serve_hub
 from text_generation import model_folder
 from text_generation.serve.chat import Chat
@@ -30,8 +30,6 @@ ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.slow
 
-# With these, both engines compute like PyTorch.
-EXACT = json.dumps({"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"})
 TOKENS = 16
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=TOKENS)
 QUESTIONS = ["What is the capital?", "Who asks? déjà vu 😀", "  for number in range(3):\n    print(number)"]
@@ -69,6 +67,7 @@ ARCHITECTURES: dict[str, tuple[str, Callable[[], Tokenizer], dict[str, Any]]] = 
 }
 RUN_FOR_ALL = """
 import os, runpy, sys
+from tests.support.ov_config import F32
 script, *options = sys.argv[2:]
 for name in sys.argv[1].split(","):
     sys.argv = [script, "--model", name, *options]
@@ -159,7 +158,7 @@ def without_special(chat: Chat, token_ids: list[int]) -> list[int]:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_answers_as_hugging_face_does(prepared: tuple[Path, str], expected: Callable, name: str, engine: str) -> None:
     """Three questions alone and as a batch, in FP32."""
-    settings = Settings(model_path=prepared[0] / name, engine=engine, device="CPU", ov_config=EXACT, kv_cache_gb=1)
+    settings = Settings(model_path=prepared[0] / name, engine=engine, device="CPU", ov_config=F32, kv_cache_gb=1)
     prompts, answers = zip(*expected(name), strict=True)
     with contextlib.closing(Chat(settings)) as chat:
         assert chat.encode(QUESTIONS) == list(prompts)
@@ -186,7 +185,7 @@ def test_a_ready_made_model_answers_too(prepared: tuple[Path, str], expected: Ca
             env=os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf")},
             check=True,
         )
-    settings = Settings(model_path=tmp_path / "qwen3-ov", engine=engine, device="CPU", ov_config=EXACT, kv_cache_gb=1)
+    settings = Settings(model_path=tmp_path / "qwen3-ov", engine=engine, device="CPU", ov_config=F32, kv_cache_gb=1)
     with contextlib.closing(Chat(settings)) as chat:
         for prompt, answer in expected("qwen3"):
             assert completions(chat, [prompt]) == [without_special(chat, answer)]

@@ -24,6 +24,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from ovms_local.testing import RunningServer, free_port, serve
 from tests.support import watch
+from tests.support.ov_config import ov_config
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "chat_page"
@@ -195,7 +196,7 @@ def model(int8_model: Path) -> Iterator[RunningServer]:
     env = {
         **{"MODEL_PATH": str(int8_model), "ENGINE": "genai", "KV_CACHE_GB": "1", "MAX_NEW_TOKENS": "1500"},
         **{"TEMPERATURE": "0", "REPETITION_PENALTY": "1"},
-        "OV_CONFIG": '{"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}',
+        "OV_CONFIG": ov_config(DYNAMIC_QUANTIZATION_GROUP_SIZE="0"),
     }
     with serve(ROOT / "servable_chat", env=env) as server:
         yield server

@@ -16,11 +16,11 @@ from ovms_local.testing import RunningServer, serve
 from tests.support import log_lines
 from tests.support.chat import CAPITAL, SUMMARY, ask, conversation, joined, refused, stream
 from tests.support.clients import text_input
+from tests.support.ov_config import EXACT
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-EXACT = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}'
 TOKYO = "The capital of Japan is Tokyo."
 
 

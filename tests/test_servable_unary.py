@@ -11,6 +11,7 @@ from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, serve
 from tests.support.clients import text_input
+from tests.support.ov_config import F32
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +33,7 @@ def infer(server: RunningServer, *prompts: bytes | str) -> tuple[list[str], int]
 @pytest.mark.parametrize("engine", ["optimum", "genai"])
 def test_the_fp32_model_knows_its_capital(fp32_model, engine):
     env = {"MODEL_PATH": str(fp32_model), "ENGINE": engine, "TEMPERATURE": "0", "REPETITION_PENALTY": "1"}
-    precision = '{"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}'
-    with serve(ROOT / "servable_unary", env=env | {"OV_CONFIG": precision}) as server:
+    with serve(ROOT / "servable_unary", env=env | {"OV_CONFIG": F32}) as server:
         assert infer(server, TOKYO) == (["The capital of Japan is Tokyo."], 7)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from ovms_local.testing import RunningServer
 from tests.support import clients, watch
+from tests.support.ov_config import F32
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -19,7 +20,7 @@ SETTINGS = {
     "SEED": 11,
     "MAX_NEW_TOKENS": MAX_NEW_TOKENS,
     "KV_CACHE_GB": 1,
-    "OV_CONFIG": '{"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"}',
+    "OV_CONFIG": F32,
 }
 WORDS = [
     "tell",

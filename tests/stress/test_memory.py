@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support import clients, watch
+from tests.support.ov_config import ov_config
 from tests.support.stress_report import Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
@@ -35,7 +36,7 @@ def long_prompt(number: int) -> list[str]:
 
 
 # OpenVINO's own limits for its kernel caches, which engines/device.py lowers.
-UNLIMITED = {"OV_CONFIG": '{"CPU_RUNTIME_CACHE_CAPACITY": 5000}', "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 1024}
+UNLIMITED = {"OV_CONFIG": ov_config(CPU_RUNTIME_CACHE_CAPACITY=5000), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 1024}
 
 
 def test_prompts_of_many_lengths(serving, report):

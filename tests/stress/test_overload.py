@@ -1,6 +1,5 @@
 """More clients than the machine can serve at once."""
 
-import json
 import threading
 import time
 import urllib.request
@@ -15,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from ovms_local.testing import RunningServer
 from tests.support import clients
+from tests.support.ov_config import EXACT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -29,8 +29,6 @@ SETTINGS = {
     "MAX_QUEUED_REQUESTS": 24,
     "QUEUE_TIMEOUT_S": QUEUE_TIMEOUT_S,
 }
-# Batches have other shapes than single requests, and with 8 bits the rounding differs visibly.
-EXACT = {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 SUBJECTS = ["apples", "bees", "chess", "gold", "Greece", "jazz", "maps", "Mars"]
 SUBJECTS += ["opera", "Paris", "rain", "Rome", "salt", "tea", "trains", "wolves"]
 PROMPTS = [f"Say {n} words about {subject}." for subject in SUBJECTS for n in ("three", "seven", "nine", "forty")]
@@ -43,7 +41,7 @@ def test_each_client_gets_its_own_answer_or_is_told_to_come_back(serving, servab
 
 
 def test_continuous_batching_mixes_nothing_up(serving, scale, report):
-    settings = SETTINGS | {"OV_CONFIG": json.dumps(EXACT), "MAX_QUEUED_REQUESTS": 0}
+    settings = SETTINGS | {"OV_CONFIG": EXACT, "MAX_QUEUED_REQUESTS": 0}
     overload(serving, "stream", "genai", settings, scale, report)
 
 

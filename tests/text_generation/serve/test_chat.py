@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ov_config import EXACT
 from text_generation.errors import RequestError, TooLongError
 from text_generation.serve.chat import Chat
 from text_generation.serve.sampling import SamplingParams
@@ -17,10 +18,6 @@ from text_generation.serve.settings import Settings
 
 pytestmark = pytest.mark.slow
 
-# With these, both engines compute the same, so their tokens are equal without sampling.
-EXACT = json.dumps(
-    {"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-)
 GREEDY = SamplingParams(temperature=0, repetition_penalty=1.0, max_tokens=16)
 TOPICS = ["gravity", "bread", "Paris", "whales", "chess", "rain", "steel", "jazz", "bees", "Rome", "glass", "tea"]
 TOPICS += ["comets", "silk", "maps", "salt", "ice", "clocks", "paper", "wolves"]

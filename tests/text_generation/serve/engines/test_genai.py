@@ -1,6 +1,7 @@
 """Specifics of GenAI's engine: one running batch, a cache of fixed size, a separate process."""
 
-import json
+import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support import ROOT, watch
 from tests.support.checkpoints import write_checkpoint
+from tests.support.ov_config import F32, ov_config
 from text_generation.errors import RequestError
 from text_generation.model_folder import ModelFolderError
 from text_generation.serve import loading
@@ -51,15 +53,27 @@ def test_a_failure_while_a_request_starts_is_that_requests_alone(chat):
     assert later.token_count == 30
 
 
+def test_its_threads_may_run_on_any_core(int8_model):
+    """If OpenVINO pinned them, those of several servers would share the first cores."""
+    others, cores = generating_processes(), set()
+    settings = Settings(
+        model_path=int8_model, engine="genai", kv_cache_gb=1, ov_config=ov_config(INFERENCE_NUM_THREADS=2)
+    )
+    with contextlib.closing(Chat(settings)) as chat:
+        (process,) = [process for process in generating_processes() if process not in others]
+        for _ in chat.generate(chat.encode(["Hi"]), SamplingParams(max_tokens=30)):
+            cores |= {frozenset(os.sched_getaffinity(thread.id)) for thread in process.threads()}
+    assert cores == {frozenset(os.sched_getaffinity(0))}
+
+
 def test_a_prompt_that_never_fits_the_cache_is_an_error(tmp_path):
     """A random model whose keys and values take 1 MB per token in FP32, so that 1 GB holds about 1,000 tokens."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 16}
     checkpoint = write_checkpoint(tmp_path / "wide", **sizes, head_dim=1024, max_position_embeddings=4096)
     download = [sys.executable, ROOT / "download_model.py", "--model", "wide-model", "--source", checkpoint]
     subprocess.run([*download, "--output-dir", tmp_path], check=True)
-    exact = json.dumps({"KV_CACHE_PRECISION": "f32", "INFERENCE_PRECISION_HINT": "f32"})
     chat = Chat(
-        Settings(model_path=tmp_path / "wide-model", engine="genai", kv_cache_gb=1, ignore_eos=True, ov_config=exact)
+        Settings(model_path=tmp_path / "wide-model", engine="genai", kv_cache_gb=1, ignore_eos=True, ov_config=F32)
     )
     try:
         (prompt,) = chat.encode(["word " * 1000])
