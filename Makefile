@@ -65,7 +65,7 @@ down:  ## stop them once the running answers are finished
 .PHONY: test
 test: lint $(VENV)/installed-dev  ## lint and all tests, with the real model (SYSTEM_PACKAGES=no installs nothing with apt)
 	./tests/install_system_packages.sh
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-fast
 test-fast: $(VENV)/installed-dev  ## only the tests that start no process and load no model

@@ -40,7 +40,7 @@ CODE = (
 )
 PACKAGES = ("openvino", "openvino-tokenizers", "optimum-intel", "transformers", "torch", "nncf")
 WEEK = 7 * 24 * 3600
-# The files that take longest, which start first so that both workers end together. The first one prepares the model.
+# The files that take longest, which start first so that all workers end together. The first one prepares the model.
 LONGEST = (
     "tests/test_compress_model.py",
     "tests/test_download_model.py",

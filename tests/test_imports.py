@@ -67,7 +67,6 @@ def test_tests_share_what_is_in_their_support_and_nothing_else():
         ),
         ("text_generation.serve.engines.genai", {"torch", "transformers", "openvino_genai", "optimum"}),
         ("text_generation.serve.engines.genai_worker", {"torch", "transformers", "optimum"}),
-        ("text_generation.serve.engines.optimum", {"openvino_genai", "text_generation.serve.engines.genai"}),
     ],
 )
 def test_what_an_import_does_not_bring(module, never):
@@ -75,6 +74,15 @@ def test_what_an_import_does_not_bring(module, never):
     program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not never & set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_what_the_optimum_engine_does_not_bring():
+    """Transformers would import scikit-learn, which other servables of the process may still import afterwards."""
+    program = "import gc, sys; from text_generation.serve.engines import engine_class; engine_class('optimum')"
+    program += "; print(*sys.modules); import sklearn; assert gc.isenabled()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"openvino_genai", "text_generation.serve.engines.genai", "sklearn"} & set(done.stdout.split())
 
 
 @pytest.mark.slow

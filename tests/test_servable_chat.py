@@ -85,8 +85,9 @@ def test_the_second_turn_knows_the_first(client):
 
 
 def test_a_system_prompt_changes_the_answer(client):
-    plain = ask(client, conversation("Who are you?"))
-    pirate = ask(client, conversation("Who are you?", system="You are a pirate called Redbeard. Say your name."))
+    plain = ask(client, conversation("Who are you?", max_tokens=30))
+    system = "You are a pirate called Redbeard. Say your name."
+    pirate = ask(client, conversation("Who are you?", system=system, max_tokens=30))
     assert plain != pirate
     assert "Redbeard" in pirate["completion"]
 
