@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from benchmarks import processor_time
 from benchmarks.llama_server import LlamaServer, body
 from benchmarks.subjects import ALL_TOKENS, InProcess, clients, in_process, served
 from benchmarks.workload import Run, Workload
@@ -47,6 +48,18 @@ def test_through_a_server_with_a_process_for_each_client(int8_model):
             several = Workload(clients=1, requests=2, new_tokens=WORKLOAD.new_tokens)
             (answer,) = server.ask(several, [[["Hi", "What is bread?"]]]).answers
             assert answer.ended > answer.sent
+
+
+def test_the_time_of_all_cores_is_divided(int8_model):
+    with (
+        clients(2) as client_processes,
+        served("genai", "stream", int8_model, WORKLOAD.new_tokens, client_processes, **ALL_TOKENS) as server,
+    ):
+        milliseconds = processor_time.measure(server, WORKLOAD)
+    assert milliseconds["pipeline"] > 0
+    total = milliseconds.pop(processor_time.TOTAL)
+    assert milliseconds.keys() == {"pipeline", "server", "clients", processor_time.IDLE}
+    assert sum(milliseconds.values()) == pytest.approx(total)
 
 
 def test_a_child_that_ends_is_an_error(int8_model, tmp_path):

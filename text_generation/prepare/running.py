@@ -25,8 +25,8 @@ def run(command: Callable[[], None]) -> None:
     _open_closed_outputs()
     _quiet_libraries()
     _check_endpoint()
-    # The libraries create a million objects that stay; looking for garbage as often as by default takes a sixth of the
-    # time.
+    # Importing the libraries creates many objects, which stay. By default, the search for garbage among them takes a
+    # sixth of the time of a small export.
     gc.set_threshold(10_000)
     hide(NEEDLESS)
     try:
