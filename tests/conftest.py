@@ -83,7 +83,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one_core() -> Iterator[None]:
-    """Give a module's processes one core for each of pytest's workers."""
+    """Keep a module's processes on one core."""
     with worker_core():
         yield
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def worker_core() -> Iterator[None]:
-    """Keep the processes started meanwhile on one core, a different one for each worker.
+    """Keep the processes started meanwhile on one core, which depends on the worker's number.
 
     Exports and compressions run thousands of short inferences. If two of them used the same cores, their threads would
     spend more time waiting for each other than computing. Not for servers: the kernel can starve their processes.
