@@ -1,12 +1,13 @@
 """Chat models in Python nodes of OpenVINO Model Server: prepare models and generate text."""
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 
+from text_generation.imports import hide
+
 # OpenVINO reports its use to Google Analytics, even an import of it, unless this optional package is missing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # makes Python refuse to import it
+hide("openvino_telemetry")
 
 try:
     Path.home()
