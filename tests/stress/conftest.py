@@ -8,7 +8,7 @@ import pytest
 
 from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, stress_scale
-from tests.support.ov_config import ONE_THREAD
+from tests.support.ov_config import ov_config
 from tests.support.stress_report import Report, Row
 from text_generation.serve.settings import Settings
 
@@ -49,7 +49,7 @@ def serving(int8_model) -> Serving:
     @contextmanager
     def start(servable: str, arguments: Sequence[str] = (), **settings: object) -> Iterator[RunningServer]:
         environment = dict.fromkeys(name.upper() for name in Settings.model_fields)
-        environment |= {"MODEL_PATH": str(int8_model), "OV_CONFIG": ONE_THREAD}
+        environment |= {"MODEL_PATH": str(int8_model), "OV_CONFIG": ov_config()}
         environment |= {name: str(value) for name, value in settings.items()}
         with serve(ROOT / f"servable_{servable}", env=environment, args=arguments, ready_timeout=250) as server:
             yield server
