@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Import text_generation's dependencies first, since the other user may not be able to read their files.
+# Imported once as root too: the other user may not be able to read the standard library, which is root's own then.
 AS_NOBODY_KNOWN = """
-import os, pathlib, sys, tempfile
+import os, pathlib, sys
+import text_generation
+for module in [name for name in sys.modules if name.partition(".")[0] == "text_generation"]:
+    del sys.modules[module]
 os.environ.pop("HOME", None)
 os.setuid(54321)
 import text_generation
