@@ -34,7 +34,8 @@ class RunningServer:
         self._lines: list[str] = []
         self._ended = False
         self._news = threading.Condition()
-        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        self._reader.start()
 
     @property
     def grpc_url(self) -> str:
@@ -68,10 +69,12 @@ class RunningServer:
                 self._news.wait(left)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
-        """Send the signal, wait for the server to end, and return its exit code."""
+        """Send the signal, wait for the server to end, and return its exit code; the log is complete then."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout)
+        code = self.process.wait(timeout)
+        self._reader.join(timeout)
+        return code
 
     def _read(self, output: Iterable[str]) -> None:
         for line in output:
