@@ -63,7 +63,11 @@ down:  ## stop them once the running answers are finished
 	$(COMPOSE) --profile chat down
 
 .PHONY: test
-test: lint $(VENV)/installed-dev  ## lint and all tests, with the real model (SYSTEM_PACKAGES=no installs nothing with apt)
+test: $(VENV)/installed-dev  ## lint and all tests, with the real model (SYSTEM_PACKAGES=no installs nothing with apt)
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+.PHONY: pytest
+pytest: $(VENV)/installed-dev
 	./tests/install_system_packages.sh
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 

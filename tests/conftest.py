@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, SMALL_MODEL
@@ -50,7 +52,16 @@ LONGEST = (
     "tests/text_generation/serve/test_chat.py",
     "tests/stress/test_memory.py",
     "tests/stress/test_shutdown.py",
+    "tests/test_client_unary.py",
 )
+# The files that ask the servers started below: in one worker, these start once.
+ASKING_THE_SAME_SERVERS = {
+    "tests/test_client_chat.py",
+    "tests/test_client_stream.py",
+    "tests/test_client_unary.py",
+    "tests/test_servable_stream.py",
+    "tests/test_servable_unary.py",
+}
 
 
 quick_test: str | None = None  # the running test, if it is not marked `slow`
@@ -67,6 +78,17 @@ sys.addaudithook(_refuse_processes)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {ROOT / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+class Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "servers" if file in ASKING_THE_SAME_SERVERS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Give a file to one worker, as with --dist loadfile."""
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,13 +127,12 @@ def model_cache() -> Path:
     return cache
 
 
-def prepared(cache: Path, suffix: str, *command: str) -> Path:
-    """Return the folder of the real model with this suffix, made with `command` if it does not exist."""
-    folder = cache / f"{MODEL}{suffix}"
-    with FileLock(cache / "lock"):
+def prepared(place: Path, model: str, script: str, *options: str, suffix: str = "") -> Path:
+    """Return the folder of a model with this suffix, made by a script in `place` if it does not exist."""
+    folder = place / f"{model}{suffix}"
+    with FileLock(place / f"{model}.lock"):
         if not folder.exists():
-            script, *options = command
-            arguments = ["--model", MODEL, "--output-dir", str(cache), *options]
+            arguments = ["--model", model, "--output-dir", str(place), *options]
             subprocess.run([sys.executable, str(ROOT / script), *arguments], check=True)
     return folder
 
@@ -119,22 +140,22 @@ def prepared(cache: Path, suffix: str, *command: str) -> Path:
 @pytest.fixture(scope="session")
 def fp32_model(model_cache: Path) -> Path:
     """SmolLM2-135M-Instruct as made by download_model.py."""
-    return prepared(model_cache, "", "download_model.py")
+    return prepared(model_cache, MODEL, "download_model.py")
 
 
 @pytest.fixture(scope="session")
 def int8_model(model_cache: Path, fp32_model: Path) -> Path:  # noqa: ARG001
     """SmolLM2-135M-Instruct with its weights in 8 bits."""
-    return prepared(model_cache, "_INT8_compressed_weights", "compress_model.py", "--precision", "INT8")
+    return prepared(model_cache, MODEL, "compress_model.py", "--precision", "INT8", suffix="_INT8_compressed_weights")
 
 
 @pytest.fixture(scope="session")
 def int4_model(model_cache: Path, fp32_model: Path) -> Path:  # noqa: ARG001
     """SmolLM2-135M-Instruct with its weights in 4 bits."""
-    return prepared(model_cache, "_INT4_compressed_weights", "compress_model.py", "--precision", "INT4")
+    return prepared(model_cache, MODEL, "compress_model.py", "--precision", "INT4", suffix="_INT4_compressed_weights")
 
 
-SERVED_WITH = {"SEED": "1", "MAX_NEW_TOKENS": "64"}
+SERVED_WITH = {"SEED": "1", "MAX_NEW_TOKENS": "32"}
 
 
 @pytest.fixture(scope="session")
@@ -152,13 +173,27 @@ def stream_server(int8_model: Path) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all of pytest's workers share in this run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(run_folder: Path) -> Path:
     """A checkpoint folder with a Llama of random 16-bit weights, its own tokenizer, and no chat template."""
+    folder = run_folder / "checkpoint"
+    with FileLock(run_folder / "checkpoint.lock"):
+        if not folder.exists():
+            write_small_checkpoint(folder)
+    return folder
+
+
+def write_small_checkpoint(folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -183,13 +218,9 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def small_model(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_model(small_checkpoint: Path, run_folder: Path) -> Path:
     """The model folder made by download_model.py from the small checkpoint, in FP32."""
-    folder = tmp_path_factory.mktemp("small")
-    arguments = ["--model", SMALL_MODEL, "--source", str(small_checkpoint), "--output-dir", str(folder)]
-    subprocess.run([sys.executable, str(ROOT / "download_model.py"), *arguments], check=True)
-    return folder / SMALL_MODEL
+    return prepared(run_folder, SMALL_MODEL, "download_model.py", "--source", str(small_checkpoint))

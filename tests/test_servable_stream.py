@@ -38,7 +38,7 @@ def test_pieces_then_the_count_then_the_end(stream_server):
     assert all(value.shape == (1,) for _, value in outputs[:-1])
     (_, token_count), (_, end_signal) = outputs[-2:]
     assert token_count.dtype == np.int32
-    assert len(names) - 2 <= token_count[0] <= 64
+    assert len(names) - 2 <= token_count[0] <= 32
     assert (end_signal.dtype, end_signal.shape) == (np.uint8, (0,))
 
 
