@@ -20,6 +20,7 @@ from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, SMALL_MODEL
 from tests.support.cores import worker_core
 from tests.support.ov_config import ov_config
+from text_generation.imports import quick_imports
 
 # Commands that a shell starts in the background ignore Ctrl-C, and so would the tests' processes that must receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -73,6 +74,12 @@ def _refuse_processes(event: str, arguments: tuple) -> None:
 
 
 sys.addaudithook(_refuse_processes)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    with quick_imports():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

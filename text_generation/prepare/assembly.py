@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from text_generation import model_folder
+from text_generation.imports import quick_imports
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import ready_made, tokenizer
 from text_generation.prepare.checkpoint import Checkpoint, CheckpointError, is_exported, read_config, read_json
@@ -30,7 +31,8 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
             ready_made.copy_all_but_weights(source, folder, template)
         else:
             read_config(source)
-            from text_generation.prepare import architecture
+            with quick_imports():
+                from text_generation.prepare import architecture
 
             architecture.require_servable(source).save_pretrained(folder)
             tokenizer.copy_tokenizer(source, folder, template)
@@ -49,7 +51,8 @@ def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str
         ready_made.copy_weights(checkpoint.path, folder)
         found = model_folder.read_ir(folder)
         return found.precision, {"openvino": found.release} if found.release else {}
-    from text_generation.prepare import export
+    with quick_imports():
+        from text_generation.prepare import export
 
     export.export_checkpoint(checkpoint.path, folder)
     if model and model.sampling and not (checkpoint.path / "generation_config.json").exists():

@@ -1,6 +1,5 @@
 """Runs a model command so that the console shows only its own few lines, and one line for an error."""
 
-import gc
 import logging
 import os
 import signal
@@ -25,9 +24,6 @@ def run(command: Callable[[], None]) -> None:
     _open_closed_outputs()
     _quiet_libraries()
     _check_endpoint()
-    # Importing the libraries creates many objects, which stay. By default, the search for garbage among them takes a
-    # sixth of the time of a small export.
-    gc.set_threshold(10_000)
     hide(NEEDLESS)
     try:
         command()

@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def compress_model(arguments: argparse.Namespace) -> None:
     from text_generation import model_folder
-    from text_generation.imports import hide
+    from text_generation.imports import hide, quick_imports
     from text_generation.prepare.compression_plan import plan_compression
     from text_generation.prepare.staging import fail_if_replaced, staged
 
@@ -69,7 +69,8 @@ def compress_model(arguments: argparse.Namespace) -> None:
         started = time.monotonic()
         folder = plan.folders[precision]
         print(f"Making {folder}", flush=True)
-        from text_generation.prepare import compression
+        with quick_imports():
+            from text_generation.prepare import compression
 
         with (
             staged(folder, replace=arguments.force) as new,
