@@ -34,23 +34,38 @@ SUBJECTS += ["opera", "Paris", "rain", "Rome", "salt", "tea", "trains", "wolves"
 PROMPTS = [f"Say {n} words about {subject}." for subject in SUBJECTS for n in ("three", "seven", "nine", "forty")]
 
 
+@pytest.fixture(scope="module")
+def server(serving) -> Iterator[RunningServer]:
+    """All servables with Optimum's engine, whose answers do not depend on other requests."""
+    with serving("all", ENGINE="optimum", **SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def alone(server) -> dict[str, str]:
+    return answers_alone(clients.unary, server)
+
+
 @pytest.mark.parametrize("servable", ["stream", "unary"])
-def test_each_client_gets_its_own_answer_or_is_told_to_come_back(serving, servable, scale, report):
-    """With Optimum's engine, whose answers do not depend on other requests."""
-    overload(serving, servable, "optimum", SETTINGS, scale, report)
+def test_each_client_gets_its_own_answer_or_is_told_to_come_back(server, alone, servable, scale, report):
+    ask = partial(clients.stream, graph="python_model_stream") if servable == "stream" else clients.unary
+    overload(ask, server, alone, f"optimum, {servable}", scale, report)
 
 
 def test_continuous_batching_mixes_nothing_up(serving, scale, report):
     settings = SETTINGS | {"OV_CONFIG": EXACT, "MAX_QUEUED_REQUESTS": 0}
-    overload(serving, "stream", "genai", settings, scale, report)
+    with serving("stream", ENGINE="genai", **settings) as server:
+        overload(clients.stream, server, answers_alone(clients.stream, server), "genai, stream", scale, report)
 
 
-def overload(serving, servable: str, engine: str, settings: dict, scale, report) -> None:
-    ask = clients.stream if servable == "stream" else clients.unary
-    title = f"{engine}, {servable}: answers asked for by {CLIENTS} clients at once"
-    with report.row(title) as row, serving(servable, ENGINE=engine, **settings) as server:
-        alone = {prompt: ask(server.grpc_url, prompt).text for prompt in PROMPTS}
-        assert len(set(alone.values())) > CLIENTS / 2  # otherwise mixed-up answers would go unnoticed
+def answers_alone(ask, server: RunningServer) -> dict[str, str]:
+    answers = {prompt: ask(server.grpc_url, prompt).text for prompt in PROMPTS}
+    assert len(set(answers.values())) > CLIENTS / 2  # otherwise mixed-up answers would go unnoticed
+    return answers
+
+
+def overload(ask, server: RunningServer, alone: dict[str, str], title: str, scale, report) -> None:
+    with report.row(f"{title}: answers asked for by {CLIENTS} clients at once") as row:
         turned_away, longest = 0, 0.0
         with health_watched(server) as checks, ThreadPoolExecutor(CLIENTS) as pool:
             for _ in range(scale.overloads):

@@ -93,12 +93,12 @@ def largest_request(number: int) -> list[str]:
     return [f"{number} {row} " + "word " * 218 for row in range(PROMPTS)]
 
 
-def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool) -> Answer:
+def stream(url: str, prompt: str, goes_on: Callable[[int], bool] = bool, graph: str = "python_model") -> Answer:
     """Ask the streaming servable; leave the stream once `goes_on`, called with the number of pieces, returns False."""
     started = time.monotonic()
     text, token_count, error = b"", -1, None
     with open_stream(url) as opened:
-        opened.send("python_model", text_input("pre_prompt", prompt))
+        opened.send(graph, text_input("pre_prompt", prompt))
         pieces = 0
         with closing(opened.outputs()) as received:
             for name, value in received:
