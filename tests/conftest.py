@@ -78,6 +78,7 @@ sys.addaudithook(_refuse_processes)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
+    """Collect in half the time, as the tests import almost everything."""
     with quick_imports():
         return (yield)
 
@@ -94,7 +95,7 @@ class Scheduling(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Give a file to one worker, as with --dist loadfile."""
+    """Give all tests of a file to one worker, and those of the files above to the same one."""
     return Scheduling(config, log)
 
 
@@ -197,6 +198,7 @@ def small_checkpoint(run_folder: Path) -> Path:
 
 
 def write_small_checkpoint(folder: Path) -> None:
+    """Write the checkpoint of `small_checkpoint`, always the same."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -78,10 +78,8 @@ def test_what_an_import_does_not_bring(module, never):
 
 @pytest.mark.slow
 def test_what_the_optimum_engine_does_not_bring():
-    """Nor garbage collections that hold up a server for a third of a second, as they search all its modules.
-
-    Transformers would import scikit-learn, which other servables of the process may still import afterwards.
-    """
+    """Neither scikit-learn, which Transformers would import and other servables may still import afterwards, nor
+    searches for garbage among all that is imported, which would hold up the server for a third of a second each."""
     program = "import gc, sys; from text_generation.serve.engines import engine_class; engine_class('optimum')"
     program += "; print(*sys.modules); import sklearn; assert gc.isenabled() and gc.get_freeze_count() > 100_000"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -20,8 +20,8 @@ def quick_imports() -> Iterator[None]:
     """Import Optimum, Transformers and PyTorch in a third less time: without what is needless, and without searching
     their objects for garbage. They stay, so later searches leave them out too: each would stop all threads for 0.3 s.
     """
-    collecting = gc.isenabled()
-    hidden = NEEDLESS not in sys.modules
+    gc.collect()  # what is garbage already, such as a closed engine, would stay with the rest
+    collecting, hidden, modules = gc.isenabled(), NEEDLESS not in sys.modules, len(sys.modules)
     gc.disable()
     hide(NEEDLESS)
     try:
@@ -29,6 +29,7 @@ def quick_imports() -> Iterator[None]:
     finally:
         if hidden:
             del sys.modules[NEEDLESS]  # other servables of this process may need it
-        gc.freeze()  # all objects so far; what garbage there is among them is left for good, once
+        if len(sys.modules) > modules:
+            gc.freeze()
         if collecting:
             gc.enable()
