@@ -34,8 +34,7 @@ class RunningServer:
         self._lines: list[str] = []
         self._ended = False
         self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-        self._reader.start()
+        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
 
     @property
     def grpc_url(self) -> str:
@@ -73,7 +72,8 @@ class RunningServer:
         if self.process.poll() is None:
             self.process.send_signal(number)
         code = self.process.wait(timeout)
-        self._reader.join(timeout)
+        with self._news:
+            self._news.wait_for(lambda: self._ended, timeout)
         return code
 
     def _read(self, output: Iterable[str]) -> None:

@@ -94,9 +94,9 @@ class Scheduling(LoadFileScheduling):
         return "servers" if file in ASKING_THE_SAME_SERVERS else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    """Give all tests of a file to one worker, and those of the files above to the same one."""
-    return Scheduling(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """With --dist loadfile, give those of the files above to the same worker."""
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,13 +21,13 @@ def quick_imports() -> Iterator[None]:
     their objects for garbage. They stay, so later searches leave them out too: each would stop all threads for 0.3 s.
     """
     gc.collect()  # what is garbage already, such as a closed engine, would stay with the rest
-    collecting, hidden, modules = gc.isenabled(), NEEDLESS not in sys.modules, len(sys.modules)
+    collecting, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     hide(NEEDLESS)
     try:
         yield
     finally:
-        if hidden:
+        if sys.modules[NEEDLESS] is None:
             del sys.modules[NEEDLESS]  # other servables of this process may need it
         if len(sys.modules) > modules:
             gc.freeze()

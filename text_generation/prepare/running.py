@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from text_generation.imports import NEEDLESS, hide
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare.checkpoint import CheckpointError
 from text_generation.prepare.machine import MachineError, is_failed_write
@@ -24,7 +23,6 @@ def run(command: Callable[[], None]) -> None:
     _open_closed_outputs()
     _quiet_libraries()
     _check_endpoint()
-    hide(NEEDLESS)
     try:
         command()
         sys.stdout.flush()
