@@ -40,11 +40,11 @@ def test_without_a_server(int8_model, name):
 
 def test_through_a_server_with_a_process_for_each_client(int8_model):
     with clients(2) as client_processes:
-        with served("genai", "stream", int8_model, WORKLOAD.new_tokens, client_processes, **ALL_TOKENS) as server:
+        with served("optimum", "stream", int8_model, WORKLOAD.new_tokens, client_processes, **ALL_TOKENS) as server:
             check(server.measure(WORKLOAD))
             with pytest.raises(ValueError, match="started for 3 tokens"):
                 server.measure(Workload(1, 1, 4))
-        with served("genai", "unary", int8_model, WORKLOAD.new_tokens, client_processes[:1], **ALL_TOKENS) as server:
+        with served("optimum", "unary", int8_model, WORKLOAD.new_tokens, client_processes[:1], **ALL_TOKENS) as server:
             several = Workload(clients=1, requests=2, new_tokens=WORKLOAD.new_tokens)
             (answer,) = server.ask(several, [[["Hi", "What is bread?"]]]).answers
             assert answer.ended > answer.sent
@@ -64,7 +64,7 @@ def test_the_time_of_all_cores_is_divided(int8_model):
 
 def test_a_child_that_ends_is_an_error(int8_model, tmp_path):
     encoder = PromptEncoder.load(int8_model)
-    command = [sys.executable, "-m", "benchmarks.in_process", "genai", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.in_process", "optimum", str(tmp_path)]
     with pytest.raises(RuntimeError, match="ended with exit code 1"), in_process(command, encoder) as subject:
         assert not isinstance(subject, InProcess), "it must not get here"
 

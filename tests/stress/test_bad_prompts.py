@@ -21,7 +21,7 @@ from text_generation.serve.tensors import pack_texts
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"ENGINE": "genai", "TEMPERATURE": 0, "MAX_NEW_TOKENS": 40}
+SETTINGS = {"TEMPERATURE": 0, "MAX_NEW_TOKENS": 40}
 GOOD = "What is the capital of Japan?"
 
 
