@@ -29,11 +29,10 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     with _workspace(folder) as partial:
         # A new name each time, because a child of a killed run may still be writing under that run's name.
         new, old = partial / f"new-{uuid.uuid4().hex[:8]}", partial / "old"
-        _undo_swap(folder, old)
+        _settle_swap(folder, old)
         for leftover in partial.iterdir():
             if leftover.is_dir() and not leftover.is_symlink():
-                # Whatever such a child still writes is removed with `partial`; only `old` must be gone now.
-                shutil.rmtree(leftover, ignore_errors=leftover != old)
+                shutil.rmtree(leftover, ignore_errors=True)  # what such a child still writes goes with `partial`
             else:
                 leftover.unlink()
         if folder.exists() and not (replace and _is_ours_to_replace(folder)):
@@ -48,7 +47,7 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
                 folder.rename(old)
             new.rename(folder)
         finally:
-            _undo_swap(folder, old)
+            _settle_swap(folder, old)
         _flush(folder.parent)
 
 
@@ -59,7 +58,7 @@ def recover(folder: Path) -> None:
     """
     if _partial(folder).exists() or _lock(folder).exists():
         with _workspace(folder) as partial:
-            _undo_swap(folder, partial / "old")
+            _settle_swap(folder, partial / "old")
 
 
 @contextmanager
@@ -123,9 +122,13 @@ def _workspace(folder: Path) -> Iterator[Path]:
             lock.unlink(missing_ok=True)
 
 
-def _undo_swap(folder: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.rename(folder)
+def _settle_swap(folder: Path, old: Path) -> None:
+    """Put the old folder back if no new one has taken its place; otherwise rename it, for its removal.
+
+    Killed while it removes the old folder, a run would otherwise leave half of it to be put back by the next.
+    """
+    if old.exists():
+        old.rename(old.with_name(f"replaced-{uuid.uuid4().hex[:8]}") if folder.exists() else folder)
 
 
 def _flush(path: Path) -> None:

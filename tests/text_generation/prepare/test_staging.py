@@ -1,3 +1,4 @@
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_folder_that_is_replaced_while_it_is_read(folder: Path) -> None:
 
 
 KILLED = """
-import os, pathlib, signal, sys
+import os, pathlib, shutil, signal, sys
 sys.path.insert(0, {root!r})
 from tests.support.model_folders import write_model
 from text_generation.prepare import staging
@@ -162,7 +163,13 @@ def counted(*arguments):
     if moment.startswith("after rename") and not countdown:
         os.kill(os.getpid(), signal.SIGKILL)
 
+def remove_half(folder, **options):
+    next(path for path in folder.rglob("*") if path.is_file()).unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+
 pathlib.Path.rename = counted
+if moment == "in the removal 1":
+    shutil.rmtree = remove_half
 with staging.staged(pathlib.Path({target!r}), replace=True) as new:
     if moment == "in the work 1":
         (new / "openvino_model.bin").write_bytes(b"half")
@@ -185,6 +192,17 @@ def test_recovery_where_nothing_is_to_be_written(folder: Path, moment: str, weig
     assert (folder / "openvino_model.bin").read_bytes() == weights
     assert alone(folder)
     staging.recover(folder)
+    assert alone(folder)
+
+
+@pytest.mark.slow
+def test_half_of_an_old_folder_is_never_put_back(folder: Path) -> None:
+    assert replace_and_die(folder, "in the removal 1").returncode == -signal.SIGKILL
+    assert (folder / "openvino_model.bin").read_bytes() == b"\2" * 1000
+    shutil.rmtree(folder)
+    with staging.staged(folder) as new:
+        write_model(new)
+    assert (folder / "openvino_model.bin").read_bytes() == WEIGHTS
     assert alone(folder)
 
 
