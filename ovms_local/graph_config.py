@@ -164,6 +164,8 @@ def _graph_streams(texts: list[str]) -> tuple[str, ...]:
     for stream in streams:
         if not stream.tag.startswith(_GRAPH_TAG):
             raise GraphConfigError(f"the tag {stream.tag!r} is not supported: a graph's tags begin with {_GRAPH_TAG}")
+    if twice := _first_repeated([stream.name for stream in streams]):
+        raise GraphConfigError(f"the graph lists the stream {twice!r} twice")
     return tuple(sorted(stream.name for stream in streams))
 
 
@@ -201,14 +203,11 @@ def _names(streams: tuple[Stream, ...]) -> tuple[str, ...]:
 
 def _handler_path(node: Message, where: str) -> str:
     options = _new_message(_OPTIONS)
-    for candidate in node.node_options:
-        try:
-            if candidate.Unpack(options):
-                break
-        except DecodeError:
-            raise GraphConfigError(f"{where} has node_options that can't be decoded") from None
-    else:
-        options = node.options.Extensions[_pool().FindExtensionByName(f"{_OPTIONS}.ext")]
+    try:
+        for first in node.node_options[:1]:  # the server reads no other, and not the older field `options`
+            first.Unpack(options)
+    except DecodeError:
+        raise GraphConfigError(f"{where} has node_options that can't be decoded") from None
     if not options.handler_path:
         raise GraphConfigError(f"{where} has no node_options with a handler_path")
     path: str = options.handler_path

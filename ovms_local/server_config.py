@@ -111,7 +111,7 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
         ServerConfigError: it is not JSON, or does not have the structure of a config.json.
     """
     try:
-        file = _File.model_validate(json.loads(content))
+        file = _File.model_validate(json.loads(content, object_pairs_hook=_first_key_counts))
         folder = path.absolute().parent
         graphs = [_graph(entry, folder) for entry in file.mediapipe_config_list]
         graphs += [_in_version_folder(entry.config, folder) for entry in file.model_config_list]
@@ -131,6 +131,10 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
 def single_graph(name: str, folder: Path) -> GraphEntry:
     """Return the entry for the graph given by `--model_name` and `--model_path`."""
     return _in_version_folder(_Graph(name=name, base_path=str(folder.absolute())), Path.cwd())
+
+
+def _first_key_counts(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(members))
 
 
 def _problem(error: ErrorDetails) -> str:

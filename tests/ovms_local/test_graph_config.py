@@ -13,6 +13,8 @@ from tests.support.text import edited
 HERE = Path(__file__).parent
 HANDLER = '[type.googleapis.com / mediapipe.PythonExecutorCalculatorOptions]: { handler_path: "model.py" }'
 REGULAR = NODE.format(handler="model.py")
+OLDER_OPTIONS = "options { [mediapipe.PythonExecutorCalculatorOptions.ext] { handler_path: 'model.py' } }"
+OTHER_OPTIONS = "node_options { [type.googleapis.com/mediapipe.SyncSetInputStreamHandlerOptions] { } }"
 BROKEN_HANDLER = "type_url: 'type.googleapis.com/mediapipe.PythonExecutorCalculatorOptions' value: '\\n\\377'"
 SYNC_SET = """
   input_stream_handler {
@@ -96,12 +98,6 @@ def test_ways_to_write_a_stream(parse, text):
     assert node.inputs[0].name == "in"
 
 
-def test_options_in_the_older_field(parse):
-    options = "options { [mediapipe.PythonExecutorCalculatorOptions.ext] { handler_path: 'other.py' } }"
-    [node] = parse(edited(REGULAR, f"node_options: {{ {HANDLER} }}", options)).nodes
-    assert node.handler_path == "other.py"
-
-
 def test_handlers(parse):
     [node] = parse(
         edited(CYCLE, SYNC_SET, 'input_stream_handler { input_stream_handler: "ImmediateInputStreamHandler" }')
@@ -139,6 +135,8 @@ REFUSED = [
     (lambda g: g + "node {" + edited(g.partition("node {")[2], '"OUT:out"', '"OUT:x"'), "'node' is used twice"),
     (lambda g: edited(g, '  input_side_packet: "PYTHON_NODE_RESOURCES:py"\n', ""), "input_side_packet"),
     (lambda g: edited(g, f"node_options: {{ {HANDLER} }}", ""), "no node_options"),
+    (lambda g: edited(g, f"node_options: {{ {HANDLER} }}", OLDER_OPTIONS), "no node_options with a handler_path"),
+    (lambda g: edited(g, "node_options", f"{OTHER_OPTIONS} node_options"), "no node_options with a handler_path"),
     (lambda g: edited(g, 'handler_path: "model.py"', ""), "handler_path"),
     (lambda g: edited(g, '"OVMS_PY_TENSOR:in"', '"TENSOR:in"'), "the tag 'TENSOR' is not supported"),
     (lambda g: edited(g, '"OVMS_PY_TENSOR:in"', '"in"'), "the tag '' is not supported"),
@@ -147,6 +145,8 @@ REFUSED = [
     (lambda g: edited(g, '"IN:in"', '"IN:nowhere"'), "'nowhere' has no source"),
     (lambda g: edited(g, '"OVMS_PY_TENSOR:out"', '"OVMS_PY_TENSOR:nowhere"'), "'nowhere' has no source"),
     (lambda g: edited(g, '"OUT:out"', '"OUT:in"'), "'in' has two sources"),
+    (lambda g: 'output_stream: "OVMS_PY_TENSOR_2:out"\n' + g, "the graph lists the stream 'out' twice"),
+    (lambda g: 'input_stream: "OVMS_PY_TENSOR_2:in"\n' + g, "the graph lists the stream 'in' twice"),
     (lambda g: edited(g, '"IN:in"', '"in:IN"'), "invalid stream 'in:IN'"),
     (lambda g: edited(g, '  input_stream: "IN:in"\n', ""), "input_stream of the node 'node' has no streams"),
     (lambda g: edited(g, '  output_stream: "OUT:out"\n', ""), "output_stream of the node 'node' has no streams"),

@@ -91,6 +91,13 @@ def test_of_graphs_with_one_name_the_first_counts_and_the_mediapipe_list_is_read
     assert config.duplicates == ("a", "a")
 
 
+def test_the_first_of_equal_keys_counts(tmp_path):
+    entry = '{"name": "g", "name": 1, "base_path": "one", "base_path": "two"}'
+    content = f'{{"model_config_list": [], "mediapipe_config_list": [{entry}], "mediapipe_config_list": []}}'
+    [graph] = parse_server_config(content.encode(), tmp_path / "config.json").graphs
+    assert (graph.name, graph.base_path) == ("g", tmp_path / "one")
+
+
 def test_empty_lists_are_fine(tmp_path):
     assert read(tmp_path, {"model_config_list": []}).graphs == ()
 
