@@ -124,22 +124,21 @@ class GrpcService(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @_call
     async def ModelStreamInfer(self, requests: object, context: grpc.aio.ServicerContext) -> None:
-        first = await _next_message(context)
+        first = await self._data_plane.receive(lambda: _next_message(context))
         if first is None:
             raise StreamNeverBegan
-        stream = await self._data_plane.open_stream(grpc_codec.decode_request(first))
-        reader = asyncio.create_task(_read(context, first, stream))
-        try:
-            async for output in stream:
-                async with asyncio.timeout(_WRITE_TIMEOUT):
-                    await context.write(grpc_codec.encode_stream_response(output))
-            if reader.done():
-                reader.result()
-        except TimeoutError:
-            raise ClientTooSlow(f"The client has not read anything for {_WRITE_TIMEOUT} s") from None
-        finally:
-            reader.cancel()
-            stream.cancel()
+        async with self._data_plane.stream(grpc_codec.decode_request(first)) as stream:
+            reader = asyncio.create_task(_read(context, first, stream))
+            try:
+                async for output in stream:
+                    async with asyncio.timeout(_WRITE_TIMEOUT):
+                        await context.write(grpc_codec.encode_stream_response(output))
+                if reader.done():
+                    reader.result()
+            except TimeoutError:
+                raise ClientTooSlow(f"The client has not read anything for {_WRITE_TIMEOUT} s") from None
+            finally:
+                reader.cancel()
 
     def _infer(self, message: pb.ModelInferRequest) -> pb.ModelInferResponse:
         request = grpc_codec.decode_request(message)

@@ -1,11 +1,21 @@
 """The data plane: carries out KServe requests, independent of the transport."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
-from ovms_local.errors import ExecutionFailed, InvalidRequest, ModelNotAvailable, ModelRetired, ServingError
+from ovms_local.errors import (
+    ExecutionFailed,
+    InvalidRequest,
+    ModelNotAvailable,
+    ModelRetired,
+    ServerNotReady,
+    ServingError,
+)
 from ovms_local.graph import Graph, GraphInstance, Packet
 from ovms_local.graphs import Graphs
 from ovms_local.infer_request import InferRequest
@@ -15,6 +25,8 @@ from ovms_local.metrics import GraphMetrics, Metrics
 from ovms_local.pyovms import Tensor
 
 PLATFORM = "OpenVINO"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +46,43 @@ class DataPlane:
         self._graphs = graphs
         self._workers = workers
         self._streams: set[InferStream] = set()
+        self._receiving: set[asyncio.Timeout] = set()
+        self._draining = False
         self.metrics = metrics
         self.ready = False
 
     def drain(self) -> None:
         """Accept no more requests; streams end when their current work is done. For the event loop's thread."""
         self.ready = False
+        self._draining = True
         self._graphs.close()
         for stream in list(self._streams):
             stream.half_close()
+        for timeout in self._receiving:
+            timeout.reschedule(0)
+
+    async def receive(self, incoming: Callable[[], Awaitable[_T]], timeout: float | None = None) -> _T:
+        """Wait for a part of a client's request; for the event loop's thread.
+
+        Args:
+            incoming: receives it.
+            timeout: seconds to wait, None for no limit.
+
+        Raises:
+            ServerNotReady: the server is stopping, so that the request would be refused in any case.
+            TimeoutError
+        """
+        try:
+            async with asyncio.timeout(0 if self._draining else timeout) as waiting:
+                self._receiving.add(waiting)
+                try:
+                    return await incoming()
+                finally:
+                    self._receiving.discard(waiting)
+        except TimeoutError:
+            if self._draining:
+                raise ServerNotReady from None
+            raise
 
     def model_ready(self, name: str, interface: str) -> bool:
         """Whether a graph is available.
@@ -83,8 +123,11 @@ class DataPlane:
         with self._graphs.use(request.model_name) as graph:
             return _infer(graph, request, self.metrics.of_graph(interface, "ModelInfer", graph.name))
 
-    async def open_stream(self, request: InferRequest) -> InferStream:
-        """Start an instance of a graph for a stream that begins with this request; for the event loop's thread.
+    @contextlib.asynccontextmanager
+    async def stream(self, request: InferRequest) -> AsyncIterator[InferStream]:
+        """Run an instance of a graph for a stream that begins with this request; for the event loop's thread.
+
+        Leaving the context manager ends the instance.
 
         Raises:
             GraphNotFound, ModelNotAvailable, ModelRetired, FailedPrecondition, UnsupportedParameter
@@ -97,7 +140,6 @@ class DataPlane:
         started = time.perf_counter()
 
         def on_end(failed: bool) -> None:
-            self._streams.discard(stream)
             metrics.current.dec()
             if not failed:
                 metrics.processing_us.observe(_microseconds_since(started))
@@ -111,7 +153,11 @@ class DataPlane:
         stream = InferStream(use.graph, self._workers, metrics, on_end)
         self._streams.add(stream)
         metrics.current.inc()
-        return stream
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
+            stream.cancel()
 
 
 def _infer(graph: Graph, request: InferRequest, metrics: GraphMetrics) -> InferResponse:

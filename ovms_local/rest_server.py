@@ -45,9 +45,9 @@ _MAX_BODY = 1 << 30
 _KEEP_ALIVE = 60
 _OPENAPI = Path(__file__).with_name("openapi.json")
 # Groups: the model's name, and its version, if any.
-_MODEL = r"/v2/models/([^/]+)(?:/versions/([0-9]+))?"
+_MODEL = r"/v2/models/([^/]+)(?:/versions/0*([0-9]+))?"
 _MODELS = r"/(?:v3|v1|v3/v1)/models"
-_MAX_VERSION = 2**63 - 1
+_MAX_VERSION = str(2**63 - 1)
 
 _Handler = Callable[..., Awaitable[Response]]
 _T = TypeVar("_T")
@@ -145,7 +145,7 @@ class RestApi:
 
     async def infer(self, request: Request, model: str, version: str | None) -> Response:
         _check_version(version)
-        body = await _read_body(request)
+        body = await self._read_body(request)
         return await self._on_worker(self._infer, unquote(model), body, request.headers.get(_HEADER_LENGTH))
 
     def _infer(self, model: str, body: bytes, header_length: str | None) -> Response:
@@ -174,6 +174,25 @@ class RestApi:
         except ServerConfigError:
             raise ConfigNotReloaded from None
         return await self.config_status(request)
+
+    async def _read_body(self, request: Request) -> bytes:
+        received, size = [], int(request.headers.get("Content-Length", 0))
+        try:
+            if size <= _MAX_BODY:
+                size, chunks = 0, request.stream()
+                while size <= _MAX_BODY:
+                    chunk = await self._data_plane.receive(lambda: anext(chunks, None), _KEEP_ALIVE)
+                    if chunk is None:
+                        break
+                    size += len(chunk)
+                    received.append(chunk)
+        except ClientDisconnect:
+            raise InvalidRequest("The client left before the end of its request") from None
+        except TimeoutError:
+            raise InvalidRequest(f"The rest of the request did not arrive within {_KEEP_ALIVE} s") from None
+        if size > _MAX_BODY:
+            raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
+        return b"".join(received)
 
     async def _on_worker(self, work: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
@@ -241,31 +260,9 @@ def _error_response(error: ServingError) -> Response:
 
 def _check_version(version: str | None) -> None:
     """Reject a version that is too large; graphs have no versions, so any other is accepted."""
-    if version and int(version) > _MAX_VERSION:
+    if version and (len(version), version) > (len(_MAX_VERSION), _MAX_VERSION):
         raise ModelVersionNotFound
 
 
 def _model(name: str) -> dict:
     return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "OVMS"}
-
-
-async def _read_body(request: Request) -> bytes:
-    chunks, size = [], int(request.headers.get("Content-Length", 0))
-    loop = asyncio.get_running_loop()
-    try:
-        if size <= _MAX_BODY:
-            size = 0
-            async with asyncio.timeout(_KEEP_ALIVE) as patience:
-                async for chunk in request.stream():
-                    patience.reschedule(loop.time() + _KEEP_ALIVE)
-                    size += len(chunk)
-                    if size > _MAX_BODY:
-                        break
-                    chunks.append(chunk)
-    except ClientDisconnect:
-        raise InvalidRequest("The client left before the end of its request") from None
-    except TimeoutError:
-        raise InvalidRequest(f"The rest of the request did not arrive within {_KEEP_ALIVE} s") from None
-    if size > _MAX_BODY:
-        raise InvalidRequest(f"The body is larger than {_MAX_BODY} bytes")
-    return b"".join(chunks)

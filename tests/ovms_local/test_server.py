@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from ovms_local.testing import READY, ServerDied, free_port, serve
 from tests.support import log_lines, watch
 from tests.support.clients import open_stream
-from tests.support.kserve_requests import Stream, request, triton_inputs
+from tests.support.kserve_requests import Stream, request, status_of, triton_inputs
 from tests.support.text import edited
 
 pytestmark = pytest.mark.slow
@@ -478,19 +479,51 @@ def test_a_signal_while_a_servable_loads(make_servable, gate):
 
 
 def test_idle_streams_and_half_open_connections_do_not_hold_the_server(make_servable):
+    head = b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n"
+    beginnings = [
+        b"",
+        head,
+        head + b"Content-Length: 9\r\n\r\n{",
+        head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    ]
     with (
         serve(make_servable(ECHO), args=["--shutdown_timeout", "20"]) as server,
         open_stream(server.grpc_url) as stream,
+        grpc.insecure_channel(server.grpc_url) as channel,
+        contextlib.ExitStack() as connections,
     ):
         stream.send("python_model", triton_inputs("x"))
         stream.receive()
-        idle = socket.create_connection(("127.0.0.1", server.rest_port))
-        partial = socket.create_connection(("127.0.0.1", server.rest_port))
-        partial.sendall(b"POST /v2/models/python_model/infer HTTP/1.1\r\nHost: x\r\n")
+        unused = Stream(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        opened = []
+        for beginning in beginnings:
+            opened.append(connections.enter_context(socket.create_connection(("127.0.0.1", server.rest_port))))
+            opened[-1].sendall(beginning)
+        with tritongrpc.InferenceServerClient(server.grpc_url) as client:  # what was sent before has arrived then
+            client.infer("python_model", triton_inputs("x"))
         server.process.terminate()
         assert server.process.wait(10) == 0
-        idle.close()
-        partial.close()
+        assert status_of(unused.read) == (grpc.StatusCode.UNAVAILABLE, "Server is not ready")
+        for connection in opened[2:]:
+            answer = connection.makefile("rb").read()
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"Server is not ready" in answer
+
+
+def test_a_signal_tells_the_client_of_a_failed_stream(tmp_path):
+    folder, events = Path(__file__).parent / "servable", tmp_path / "events"
+    with (
+        serve(folder, env={"EVENTS": str(events)}, args=["--shutdown_timeout", "20"]) as server,
+        grpc.insecure_channel(server.grpc_url) as channel,
+    ):
+        stream = Stream(service_pb2_grpc.GRPCInferenceServiceStub(channel))
+        stream.send(request("stream", {"count": 3, "fail_at": 1}))
+        watch.until(lambda: "generator ends" in events.read_text())
+        server.process.terminate()
+        assert server.process.wait(10) == 0
+        code, details = status_of(stream.read)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "failed on purpose" in details
 
 
 # The harness
