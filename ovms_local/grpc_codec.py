@@ -1,6 +1,5 @@
 """Converts between KServe's protobuf messages and the data plane's values."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +9,7 @@ from ovms_local.errors import InvalidRequest
 from ovms_local.infer_request import TIMESTAMP_PARAMETER, InferRequest, Input, InputTensor
 from ovms_local.infer_response import VERSION, InferResponse
 from ovms_local.kserve import PLATFORM, ModelMetadata
-from ovms_local.packing import pack_bytes
+from ovms_local.packing import element_count, pack_bytes
 
 # Datatype -> the field of InferTensorContents with its elements, and the tensor's element type.
 _CONTENTS = {
@@ -107,7 +106,7 @@ class _TypedInput:
             )
         field, dtype = _CONTENTS[tensor.datatype]
         values = getattr(tensor.contents, field)
-        expected = math.prod(self.shape)
+        expected = element_count(self.shape)
         if len(values) != expected:
             raise InvalidRequest(
                 f"Invalid number of values in tensor proto container - Expected: {expected} values; "

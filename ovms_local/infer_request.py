@@ -1,6 +1,5 @@
 """A KServe request as the data plane sees it, independent of the transport, and the checks for malformed requests."""
 
-import math
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -10,12 +9,12 @@ from typing import Protocol
 from ovms_local import pyovms
 from ovms_local.errors import FailedPrecondition, InvalidRequest, MalformedTimestamp, UnsupportedParameter
 from ovms_local.graph import MAX_TIMESTAMP, MIN_TIMESTAMP
+from ovms_local.packing import MAX_ELEMENTS, element_count
 
 TIMESTAMP_PARAMETER = "OVMS_MP_TIMESTAMP"
 # The name of the side packet with which a graph's nodes get their Python resources.
 _RESERVED_PARAMETER = "py"
-_MAX_BYTES = 2**63 - 1
-_VERSION = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
+_VERSION = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
 class Input(Protocol):
@@ -66,7 +65,7 @@ class InferRequest:
             InvalidRequest: the version is not a number.
         """
         version = self.model_version
-        if version and not (_VERSION.fullmatch(version) and version != "-0" and -(2**63) <= int(version) < 2**63):
+        if version and not (_VERSION.fullmatch(version) and -(2**63) <= int(version) < 2**63):
             raise InvalidRequest("invalid model version format in request")
 
     def check_parameters(self, pooled: bool) -> None:
@@ -129,13 +128,13 @@ def _tensor(tensor: Input) -> pyovms.Tensor:
         )
     item_size = pyovms.item_size(tensor.datatype)
     # A dimension of 0 must not hide that the others are too large for any buffer.
-    if (item_size or 1) * math.prod(max(dimension, 1) for dimension in shape) > _MAX_BYTES:
+    if (item_size or 1) * element_count(max(dimension, 1) for dimension in shape) >= MAX_ELEMENTS:
         raise InvalidRequest(
             "Invalid content size of tensor proto - Provided shape and datatype declare too large buffer."
         )
     data = tensor.data
     if item_size is not None:
-        expected = item_size * math.prod(shape)
+        expected = item_size * element_count(shape)
         if len(data) != expected:
             raise InvalidRequest(
                 "Invalid content size of tensor proto - Invalid Python tensor buffer size. "

@@ -15,7 +15,7 @@ _FORMAT_TO_DATATYPE = {
     "q": "INT64", "e": "FP16", "f": "FP32", "d": "FP64", "l": "INT32", "L": "UINT32",
 }  # fmt: skip
 _DATATYPE_TO_FORMAT = {datatype: format for format, datatype in _FORMAT_TO_DATATYPE.items() if format not in "lL"}
-_SSIZE_MAX = 2**63 - 1
+_SSIZE = range(-(2**63), 2**63)
 # In CPython 3.11 on 64-bit systems: PyTypeObject in Include/cpython/object.h, the flag in Include/object.h.
 _OFFSET_OF_TP_FLAGS, _PY_TPFLAGS_BASETYPE = 168, 1 << 10
 
@@ -33,7 +33,7 @@ def _check_shape(shape: Iterable) -> tuple[int, ...]:
         dimensions = tuple(operator.index(dimension) for dimension in shape)
     except TypeError:
         raise TypeError("Tensor: shape must be a sequence of integers") from None
-    if any(abs(dimension) > _SSIZE_MAX for dimension in dimensions):
+    if any(dimension not in _SSIZE for dimension in dimensions):
         raise TypeError("Tensor: a dimension of shape is too large")
     return dimensions
 

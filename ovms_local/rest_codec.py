@@ -1,6 +1,5 @@
 """Converts between KServe's JSON, with its binary extension, and the data plane's values."""
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from ovms_local.graphs import GraphState
 from ovms_local.infer_request import TIMESTAMP_PARAMETER, InferRequest, InputTensor
 from ovms_local.infer_response import VERSION, InferResponse, OutputTensor
 from ovms_local.kserve import PLATFORM, ModelMetadata
-from ovms_local.packing import pack_bytes, unpack_bytes
+from ovms_local.packing import element_count, pack_bytes, unpack_bytes
 
 _MAX_DEPTH = 100
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# Also a string that does not end, so that none is scanned twice. The groups are opening and closing brackets.
+_STRINGS_AND_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|([\[{])|([\]}])', re.DOTALL)
+_OFFSET = re.compile(r"Parse error at offset ([0-9]+)")
 _NOT_AN_ARRAY = "Could not parse input content. Not valid ndarray detected"
 _INT, _UINT = (-(2**31), 2**31 - 1), (0, 2**32 - 1)
 
@@ -155,7 +156,7 @@ class _FirstKeyCounts(rapidjson.Decoder):
         return dict(reversed(members))
 
 
-_decode_json = _FirstKeyCounts(number_mode=rapidjson.NM_NONE)
+_decode_json = _FirstKeyCounts(number_mode=rapidjson.NM_NATIVE)
 
 
 def _json_length(header: str, body_length: int) -> int:
@@ -168,22 +169,30 @@ def _json_length(header: str, body_length: int) -> int:
 
 def _parse(text: bytes) -> Any:
     text = text.partition(b"\0")[0]
-    if _is_too_deep(text):
-        raise ServingError("JSON nesting depth exceeds the allowed limit")
+    end = _end_of_allowed_depth(text)
     try:
-        return _decode_json(text)
+        return _decode_json(text[:end])
     except ValueError as error:
+        # The server reports what comes first, the depth or a syntax error.
+        offset = _OFFSET.match(str(error))
+        if end is not None and offset and int(offset[1]) >= end:
+            raise ServingError("JSON nesting depth exceeds the allowed limit") from None
         raise NotJson(f"The file is not valid json - {error}") from None
 
 
-def _is_too_deep(text: bytes) -> bool:
+def _end_of_allowed_depth(text: bytes) -> int | None:
+    """Return the position after the first bracket that is nested too deep, if any. The parser would crash there."""
     if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
-        return False
-    characters = np.frombuffer(_STRING.sub(b"", text), np.uint8)
-    opening = (characters == ord("[")) | (characters == ord("{"))
-    closing = (characters == ord("]")) | (characters == ord("}"))
-    depth = np.cumsum(opening.astype(np.int8) - closing.astype(np.int8), dtype=np.int32)
-    return bool(depth.max(initial=0) > _MAX_DEPTH)
+        return None
+    depth = 0
+    for match in _STRINGS_AND_BRACKETS.finditer(text):
+        if match[1]:
+            depth += 1
+            if depth > _MAX_DEPTH:
+                return match.end()
+        elif match[2]:
+            depth -= 1
+    return None
 
 
 def _expect(condition: object, message: str) -> None:
@@ -285,7 +294,7 @@ def _binary_size(tensor: _JsonInput, remaining: int | None) -> int:
         return size
     if remaining is not None and tensor.datatype == "BYTES":
         return remaining
-    return math.prod(tensor.shape) * _ITEM_SIZES.get(tensor.datatype, 0)
+    return element_count(tensor.shape) * _ITEM_SIZES.get(tensor.datatype, 0)
 
 
 def _pack(datatype: str, data: Any, shape: list[int]) -> bytes | None:
@@ -302,7 +311,7 @@ def _pack(datatype: str, data: Any, shape: list[int]) -> bytes | None:
     if valid and values and numbers.range:
         valid = numbers.range[0] <= min(values) and max(values) <= numbers.range[1]
     _expect(valid, f"{_NOT_AN_ARRAY}: a value is not {datatype} or exceeds 32 bits")
-    expected = math.prod(shape)
+    expected = element_count(shape)
     if values and len(values) != expected:
         raise InvalidRequest(
             "Invalid number of values in tensor proto container - "
@@ -319,7 +328,7 @@ def _flatten(data: list) -> list:
 
 
 def _check_size(output: OutputTensor) -> None:
-    expected = math.prod(output.shape) * _ITEM_SIZES.get(output.datatype, 0)
+    expected = element_count(output.shape) * _ITEM_SIZES.get(output.datatype, 0)
     if output.datatype != "BYTES" and len(output.data) != expected:
         raise ServingError(
             "Size of data in tensor_content does not match declared tensor shape - output "

@@ -245,7 +245,7 @@ def test_the_version_of_a_request_is_any_number(stub, version):
 
 
 @pytest.mark.parametrize("model", ["echo", "nope"])
-@pytest.mark.parametrize("version", ["x", "1.0", "1 ", "01", "-", str(2**63)])
+@pytest.mark.parametrize("version", ["x", "1.0", "1 ", "01", "-", "-0", str(2**63), "9" * 5000])
 def test_a_version_that_is_no_number_is_an_invalid_argument(stub, model, version):
     code, _ = status_of(lambda: stub.ModelInfer(request(model, "x", version=version)))
     assert code == grpc.StatusCode.INVALID_ARGUMENT

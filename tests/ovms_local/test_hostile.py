@@ -70,6 +70,29 @@ def test_rest_tensors_are_decoded_or_refused(tensors, binary):
         decode_rest("m", text + binary, str(len(text)))
 
 
+@pytest.mark.timeout(30)  # with time that grows with the square of the size, these would take hours
+@pytest.mark.parametrize("end", [b"", b"\\", b'"'])
+def test_long_strings_and_many_brackets_are_no_work(end):
+    with pytest.raises(ServingError):
+        decode_rest("m", b'["' + b'\\"' * 1_000_000 + end + b"[" * 101, None)
+    with pytest.raises(ServingError):
+        decode_rest("m", b"[" * 101 + b'"' + b'\\"' * 1_000_000 + end, None)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("dimension", [1, 2, 2**31 - 1])
+def test_many_dimensions_are_no_work(dimension):
+    shape = [dimension] * 300_000
+    body = {"inputs": [{"name": "in", "datatype": "INT32", "shape": shape, "data": [1, 2]}]}
+    with pytest.raises(InvalidRequest):
+        decode_rest("m", json.dumps(body).encode(), None)
+    for typed in ({"raw_input_contents": [b""]}, {}):
+        message = pb.ModelInferRequest(model_name="m", **typed)
+        message.inputs.add(name="in", datatype="INT32", shape=shape)
+        with pytest.raises(InvalidRequest):
+            list(decode_grpc(message).tensors(["in"]))
+
+
 @given(st.binary())
 def test_grpc_messages_are_decoded_or_refused(data):
     try:

@@ -68,7 +68,9 @@ def test_server_metadata(rest):
     assert json.loads(body)["name"] == "OpenVINO Model Server"
 
 
-@pytest.mark.parametrize("version", ["", "/versions/1", "/versions/7"])
+@pytest.mark.parametrize(
+    "version", ["", "/versions/1", "/versions/7", "/versions/9223372036854775807", "/versions/" + "0" * 5000]
+)
 def test_routes_of_a_model_with_and_without_version(rest, version):
     status, _, body = rest(f"/v2/models/pair{version}")
     assert status == 200
@@ -90,6 +92,8 @@ def test_routes_of_a_model_with_and_without_version(rest, version):
         ("/v2/models/nope", 404),
         ("/v2/models/nope/ready", 404),
         ("/v2/models/nope/versions/99999999999999999999", 404),
+        ("/v2/models/echo/versions/9223372036854775808", 404),
+        ("/v2/models/echo/versions/" + "9" * 5000, 404),
         ("/v2/models/broken", 500),
         ("/v2/models/broken/ready", 404),
         ("/", 400),
@@ -277,6 +281,8 @@ def nested(depth):
     [
         (b"", 412), (b"{", 412), (b"\xff", 412), (b'{"inputs": NaN}', 412), (b"hello", 412), (b'{"a": 1} x', 412),
         (b'{"a": 1e400}', 412), ({"inputs": [INPUT], "id": "\ud800"}, 412),
+        ({"inputs": [INPUT | {"datatype": "FP32", "data": [10**400]}]}, 412), (b'{"a": 1' + b"0" * 4400 + b"}", 412),
+        ({"inputs": [INPUT | {"shape": [2**31 - 1] * 500}]}, 400),
         (b"[]", 400), (b"1", 400), (b"null", 400), (b"{}", 400),
         ({"inputs": []}, 400), ({"inputs": {}}, 400), ({"inputs": [1]}, 400), ({"inputs": [{}]}, 400),
         ({"inputs": [INPUT | {"name": 1}]}, 400), ({"inputs": [INPUT | {"datatype": 1}]}, 400),
@@ -294,7 +300,11 @@ def nested(depth):
         ({"inputs": [{"name": "in", "datatype": "INT32", "shape": [1]}]}, 400),
         ({"inputs": [{"name": "in", "datatype": "BYTES", "shape": [2]}]}, 400),
         (json.dumps({"inputs": [INPUT]}).encode("utf-16"), 412), (b"\xef\xbb\xbf{}", 412),
-        (nested(101), 500), (nested(100_000), 500), (b"[" * 101, 500), (b"[" * 100, 412),
+        (nested(101), 500), (nested(100_000), 500), (b"[" * 101, 500), (b"[" * 100, 412), (b"[" * 100 + b"{", 500),
+        # What comes first counts, the depth or a syntax error.
+        (b"[" * 101 + b"x", 500), (b"x" + b"[" * 101, 412), (b"[1 " + b"[" * 101, 412), (b'{"a":]' + b"[" * 101, 412),
+        (b'{"a": "' + b"[" * 101, 412), (b"{} " + b"[" * 101, 412), (b"[" * 100 + b"x[", 412),
+        ('["ä", '.encode() + b"[" * 100, 500), ('["ä", x'.encode() + b"[" * 100, 412),
     ],
 )  # fmt: skip
 def test_malformed_bodies(rest, body, status):
