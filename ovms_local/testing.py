@@ -11,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 READY = "server is ready"  # as the log says it
+_POLL_INTERVAL = 0.02  # seconds
 _claims: list[socket.socket] = []
 
 
@@ -27,14 +29,13 @@ class ServerDied(RuntimeError):
 class RunningServer:
     """A server process, its addresses and its log."""
 
-    def __init__(self, process: subprocess.Popen[str], grpc_port: int, rest_port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes], grpc_port: int, rest_port: int) -> None:
+        """`output` is the file to which the server and its nodes write."""
         self.process = process
         self.grpc_port = grpc_port
         self.rest_port = rest_port
-        self._lines: list[str] = []
-        self._ended = False
-        self._news = threading.Condition()
-        threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+        self._output = output
+        self._final_log: str | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -49,8 +50,10 @@ class RunningServer:
     @property
     def log(self) -> str:
         """The output of the server and its nodes so far."""
-        with self._news:
-            return "".join(self._lines)
+        if self._final_log is not None:
+            return self._final_log
+        output = self._output.fileno()
+        return os.pread(output, os.fstat(output).st_size, 0).decode(errors="replace")
 
     def wait_for_log(self, text: str, timeout: float = 60) -> None:
         """Wait until the log contains this text.
@@ -59,31 +62,30 @@ class RunningServer:
             ServerDied: the server ended without it, or the timeout in seconds has expired.
         """
         deadline = time.monotonic() + timeout
-        with self._news:
-            while not any(text in line for line in self._lines):
-                left = deadline - time.monotonic()
-                if self._ended or left <= 0:
-                    reason = "ended" if self._ended else f"took more than {timeout} s"
-                    raise ServerDied(f"the server {reason} without {text!r} in its log:\n{''.join(self._lines)}")
-                self._news.wait(left)
+        while True:
+            ended = self.process.poll() is not None
+            log = self.log
+            if text in log:
+                return
+            if ended or time.monotonic() > deadline:
+                reason = "ended" if ended else f"took more than {timeout} s"
+                raise ServerDied(f"the server {reason} without {text!r} in its log:\n{log}")
+            time.sleep(_POLL_INTERVAL)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 60) -> int:
-        """Send the signal, wait for the server to end, and return its exit code; the log is complete then."""
+        """Send the signal, wait for the server to end, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(timeout)
-        with self._news:
-            self._news.wait_for(lambda: self._ended, timeout)
-        return code
+        return self.process.wait(timeout)
 
-    def _read(self, output: Iterable[str]) -> None:
-        for line in output:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
+    def close(self) -> None:
+        """Stop the server, by force if it does not end; its log remains."""
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._final_log = self.log
 
 
 @contextlib.contextmanager
@@ -115,25 +117,15 @@ def serve(
         str(path / "config.json" if path.is_dir() else path),
     ]
     command += ["--port", str(grpc_port), "--rest_port", str(rest_port), *args]
-    process = subprocess.Popen(
-        command,
-        env=_environment(env or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    server = RunningServer(process, grpc_port, rest_port)
-    with grpc_claim, rest_claim:
+    # A file, because what the server has written is in it at once.
+    with grpc_claim, rest_claim, tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, env=_environment(env or {}), stdout=output, stderr=subprocess.STDOUT)
+        server = RunningServer(process, output, grpc_port, rest_port)
         try:
             server.wait_for_log(READY, ready_timeout)
             yield server
         finally:
-            try:
-                server.stop()
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.close()
 
 
 def free_port() -> int:
