@@ -14,8 +14,13 @@ from text_generation.serve.json_values import strings
 MAX_BYTES, MAX_NODES, MAX_DEPTH = 16_384, 128, 16
 # For strings and arrays: each optional character or item is a state of its own.
 MAX_COUNT = 64
+# For all strings of a schema together, about 2 ms each to compile. A range of lengths takes twice as long as an exact
+# length, but the compiler reuses its work for an equal range.
+MAX_LENGTHS = 512
 
 # Quotes, backslashes and control characters break the compiler's own strings.
+# JSON pointers would need escapes for other names.
+_DEFINITION = re.compile(r"#/\$defs/([\w.-]+)", re.ASCII)
 _NAME = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 _TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems"}
@@ -36,7 +41,7 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the schema has {size:,} bytes, but may have at most {MAX_BYTES:,}")
     definitions = schema.get("$defs", {})
     waiting: list[tuple[str, Any, int]] = [("schema", schema, 0)]
-    count = 0
+    count, nodes = 0, []
     while waiting:
         path, node, depth = waiting.pop()
         count += 1
@@ -50,6 +55,8 @@ def check_schema(schema: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{path} must be a schema that can be satisfied: an object, or true")
         waiting += [(f"{path}.{step}", child, depth + 1) for step, child in _children(path, node)]
         _check_node(path, node, definitions)
+        nodes.append(node)
+    _check_lengths(nodes)
     return schema
 
 
@@ -108,6 +115,14 @@ def _check_numbers(path: str, node: dict[str, Any]) -> None:
             raise ValueError(f"{path}.{low} is above {high}")
 
 
+def _check_lengths(nodes: list[dict[str, Any]]) -> None:
+    limits = [(node.get("minLength", 0), node.get("maxLength", 0)) for node in nodes]
+    exact = sum(low for low, high in limits if low == high)
+    ranges = sum(2 * max(low, high) for low, high in {(low, high) for low, high in limits if low != high})
+    if exact + ranges > MAX_LENGTHS:
+        raise ValueError("the schema's minLength and maxLength take too long to compile: use fewer or smaller ones")
+
+
 def _check_names(path: str, node: dict[str, Any]) -> None:
     properties = node.get("properties", {})
     for name in properties:
@@ -117,18 +132,22 @@ def _check_names(path: str, node: dict[str, Any]) -> None:
             )
     required = node.get("required", [])
     # The compiler ignores other names, so the answer would not fit its schema.
-    if not (isinstance(required, list) and all(name in properties for name in strings(required))):
+    if not (isinstance(required, list) and all(isinstance(name, str) and name in properties for name in required)):
         raise ValueError(f"{path}.required must be a list of names in properties")
 
 
 def _check_reference(path: str, reference: Any, definitions: dict[str, Any]) -> None:
     seen = []
-    while reference is not None:
-        name = str(reference).removeprefix("#/$defs/")
-        if name not in definitions or name == reference:
-            raise ValueError(f"{path}.$ref must be #/$defs/NAME with a NAME from the schema's $defs")
-        if name in seen:
+    while True:
+        match = _DEFINITION.fullmatch(reference) if isinstance(reference, str) else None
+        if not match or match[1] not in definitions:
+            raise ValueError(
+                f"{path}.$ref must be #/$defs/NAME with a NAME from the schema's $defs, of letters, digits, -, _ and ."
+            )
+        if match[1] in seen:
             raise ValueError(f"{path}.$ref refers to itself")
-        seen.append(name)
-        definition = definitions[name]
-        reference = definition.get("$ref") if isinstance(definition, dict) else None
+        seen.append(match[1])
+        definition = definitions[match[1]]
+        if not (isinstance(definition, dict) and "$ref" in definition):
+            return
+        reference = definition["$ref"]

@@ -89,10 +89,15 @@ def test_any_text_at_all_is_a_request_or_refused(text):
         ({"properties": {'"': {}}}, "schema.properties has a name"),
         ({"properties": []}, "schema.properties must be an object"),
         ({"required": ["a"]}, "schema.required must be a list of names in properties"),
+        ({"required": [None]}, "schema.required must be a list of names in properties"),
+        ({"required": [["a"]], "properties": {"a": {}}}, "schema.required must be a list of names in properties"),
         ({"enum": []}, "schema.enum must be a non-empty list"),
         ({"enum": ["a\nb"]}, "schema has a value that contains a quote"),
         ({"anyOf": []}, "schema.anyOf must be a list of schemas"),
         ({"$ref": "#/$defs/a"}, "schema.$ref must be #/$defs/NAME"),
+        ({"$ref": None}, "schema.$ref must be #/$defs/NAME"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": None}}}, "schema.$ref must be #/$defs/NAME"),
+        ({"$ref": "#/$defs/a/b", "$defs": {"a/b": {}}}, "schema.$ref must be #/$defs/NAME"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "schema.$ref refers to itself"),
         ({"properties": {f"p{n}": {} for n in range(MAX_NODES)}}, f"more than {MAX_NODES} parts"),
         ({"enum": ["x" * 20_000]}, "bytes, but may have at most 16,384"),
@@ -102,6 +107,23 @@ def test_a_schema_that_would_end_or_hold_up_the_batch_is_refused(schema, says):
     with pytest.raises(ValueError, match="schema") as error:
         check_schema(schema)
     assert says in str(error.value)
+
+
+def strings(*lengths: tuple[int, int]) -> dict:
+    """Return a schema of strings with these minLength and maxLength."""
+    fields = [{"type": "string", "minLength": low, "maxLength": high} for low, high in lengths]
+    return {"type": "object", "properties": {f"p{number}": field for number, field in enumerate(fields)}}
+
+
+@pytest.mark.parametrize("lengths", [[(36, 36)] * 14, [(0, 64)] * 100, [(n, 60) for n in range(4)]])
+def test_lengths_of_strings_that_compile_quickly_are_taken(lengths):
+    check_schema(strings(*lengths))
+
+
+@pytest.mark.parametrize("lengths", [[(36, 36)] * 15, [(n, 60) for n in range(5)], [(64, 64)] * 9])
+def test_lengths_of_strings_that_compile_slowly_are_refused(lengths):
+    with pytest.raises(ValueError, match="minLength and maxLength take too long to compile"):
+        check_schema(strings(*lengths))
 
 
 def test_a_deep_schema_is_refused():
