@@ -109,7 +109,8 @@ class Generation(Iterator[list[str]]):
 
     def join(self) -> list[str]:
         """Run to the end and return the complete completions, one per prompt."""
-        return ["".join(pieces) for pieces in zip(*self, strict=True)]
+        nothing = [""] * len(self.completions)  # the first token may already end all of them
+        return ["".join(pieces) for pieces in zip(nothing, *self, strict=True)]
 
     def __enter__(self) -> "Generation":
         return self
