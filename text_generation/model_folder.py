@@ -36,6 +36,8 @@ SIZE_NAMES = {
     "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
 }
+# Rope types with one set of position factors for short sequences and another for long ones.
+LONGROPE = ("longrope", "su")
 # transformers sets model_max_length to 10^30 if a tokenizer has none.
 NO_LENGTH = 10**9
 
@@ -136,9 +138,12 @@ def context_length(folder: Path) -> int:
     """Return how many tokens prompt and completion may have together, from config.json or, for a model without a
     limited number of positions, from tokenizer_config.json.
 
+    A model with two sets of position factors (longrope) may have as many as its first set is for: the engines choose
+    one for a whole step, not for each sequence, and do not recompute the cache when a sequence needs the other.
+
     Raises ModelFolderError if neither file has the number.
     """
-    size = _config_size(folder, "max_position_embeddings")
+    size = _longrope_switch(folder) or _config_size(folder, "max_position_embeddings")
     if size is None:
         length = read_json(folder / "tokenizer_config.json").get("model_max_length")
         if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < NO_LENGTH:
@@ -147,6 +152,16 @@ def context_length(folder: Path) -> int:
             )
         size = int(length)
     return size
+
+
+def _longrope_switch(folder: Path) -> int | None:
+    """Return the number of tokens above which a model with longrope uses its second set of position factors."""
+    config = read_json(folder / "config.json")
+    rope = config.get("rope_parameters") or config.get("rope_scaling")  # the older name
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in LONGROPE:
+        return None
+    switches = (part.get("original_max_position_embeddings") for part in (config, rope))
+    return next((size for size in switches if type(size) is int and size > 0), None)
 
 
 def _config_size(folder: Path, name: str) -> int | None:

@@ -70,6 +70,9 @@ def test_wrong_types_in_the_info_are_damage(folder: Path) -> None:
         model_folder.read(folder)
 
 
+LONG = {"max_position_embeddings": 2048, "original_max_position_embeddings": 1024}
+
+
 @pytest.mark.parametrize(
     ("config", "length"),
     [
@@ -78,6 +81,13 @@ def test_wrong_types_in_the_info_are_damage(folder: Path) -> None:
         ({"max_seq_len": 4096}, 4096),
         ({}, 512),
         ({"max_position_embeddings": None}, 512),
+        ({"max_position_embeddings": 4096, "original_max_position_embeddings": 2048}, 4096),
+        (LONG | {"rope_scaling": {"type": "longrope"}}, 1024),
+        (LONG | {"rope_scaling": {"rope_type": "su"}}, 1024),
+        (LONG | {"rope_scaling": {"type": "yarn"}}, 2048),
+        ({"n_ctx": 64, "rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 32}}, 32),
+        ({"n_ctx": 64, "rope_parameters": {"rope_type": "longrope"}}, 64),
+        ({"n_ctx": 64, "rope_scaling": {"type": []}}, 64),
     ],
 )
 def test_context_length_goes_by_many_names(tmp_path: Path, config: dict, length: int) -> None:

@@ -171,7 +171,7 @@ MODELS = {
     ),
     "phi-4-mini-instruct": Model(
         source=HubRepository("microsoft/Phi-4-mini-instruct"),
-        shape=Shape(3_836_000_000, 200_064, 3072, 32, 8, 128, tied=True, context=131_072),
+        shape=Shape(3_836_000_000, 200_064, 3072, 32, 8, 128, tied=True, context=4096),
         kv_cache_gb=4,
     ),
     "mistral-7b-instruct-v0.3": Model(
