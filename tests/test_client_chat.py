@@ -281,7 +281,7 @@ class TestTerminal:
         window.until("answer\nerror: the model broke\n")
         window.type("cut short")
         answered(window)
-        assert "; cut off at the maximum answer length" in joined(window.screen)
+        assert "; cut off at the maximum length of an answer or of the conversation" in joined(window.screen)
         window.type("messages")
         answered(window, 2)
         assert "broken" not in window.screen.partition("> messages")[2]
