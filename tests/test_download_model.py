@@ -475,6 +475,17 @@ class TestReadyMade:
         assert model_folder.read_json(folder / "generation_config.json")["eos_token_id"] == 2
         assert (folder / "openvino_tokenizer.bin").read_bytes() == exported["openvino_tokenizer.bin"]
 
+    def test_tokens_that_tokenizer_json_lacks_are_added(
+        self, place: Place, exported: dict[str, bytes], tmp_path: Path
+    ) -> None:
+        config = json.loads(exported["tokenizer_config.json"]) | {"extra_special_tokens": ["<|im_start|>"]}
+        source = write_files(tmp_path / "exported", exported | {"tokenizer_config.json": json.dumps(config).encode()})
+        done = self.run(place, "--model", NAME, "--source", str(source))
+        assert done.returncode == 0, done.stderr
+        folder = place.folder / NAME
+        assert b"<|im_start|>" in (folder / "tokenizer.json").read_bytes()
+        assert b"<|im_start|>" in (folder / "openvino_tokenizer.bin").read_bytes()
+
     @pytest.mark.parametrize(
         ("change", "parts"),
         [

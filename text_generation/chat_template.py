@@ -94,9 +94,11 @@ def _source(folder: Path, config: dict[str, Any]) -> str:
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    tokens = {name: _content(config.get(name)) for name in _SPECIAL_TOKENS}
+    tokens = {name: token_text(config.get(name)) for name in _SPECIAL_TOKENS}
     return {name: token for name, token in tokens.items() if token is not None}
 
 
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+def token_text(token: Any) -> str | None:
+    """Return the text of a token in a tokenizer's files, which is a string or an object; None if it is neither."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

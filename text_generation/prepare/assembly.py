@@ -36,8 +36,9 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
 
             architecture.require_servable(source).save_pretrained(folder)
             tokenizer.copy_tokenizer(source, folder, template)
+            tokenizer.complete_tokenizer(folder)
         return tokenizer.check_chat(folder)
-    except ModelFolderError as error:  # about `folder`, which the user has never seen
+    except (CheckpointError, ModelFolderError) as error:  # about `folder`, which the user has never seen
         raise CheckpointError(str(error).replace(str(folder), str(source))) from error
 
 

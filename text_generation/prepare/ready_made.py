@@ -22,9 +22,9 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | None) -> None:
     """Copy everything but the weights from `source` to the model folder.
 
-    Files that an exporter may have omitted (generation_config.json with the end tokens, and the tokenizer as an
-    OpenVINO model) are generated from the others. Raises CheckpointError, or ModelFolderError if the model keeps no
-    key-value cache.
+    What an exporter may have omitted (generation_config.json with the end tokens, tokens of tokenizer.json, and the
+    tokenizer as an OpenVINO model) is generated from the other files. Raises CheckpointError, or ModelFolderError if
+    the model keeps no key-value cache.
     """
     model_folder.read_ir(source)
     config = read_json(source / "config.json")
@@ -35,7 +35,7 @@ def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | No
     if not (folder / "generation_config.json").exists():
         token_ids = {name: config[name] for name in TOKEN_IDS if config.get(name) is not None}
         (folder / "generation_config.json").write_text(json.dumps(token_ids, indent=2) + "\n", encoding="utf-8")
-    if not all((folder / name).exists() for name in TOKENIZER_MODELS):
+    if tokenizer.lacks_tokens(folder) or not all((folder / name).exists() for name in TOKENIZER_MODELS):
         _convert_tokenizer(folder)
 
 
@@ -53,7 +53,7 @@ def copy_weights(source: Path, folder: Path) -> None:
 
 
 def _convert_tokenizer(folder: Path) -> None:
-    """Convert the tokenizer to an OpenVINO model, in a process that does not import torch."""
+    """Complete the tokenizer and convert it to an OpenVINO model, in a process that does not import torch."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "text_generation.prepare.commands.convert_tokenizer", str(folder.resolve())],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

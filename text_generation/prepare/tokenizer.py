@@ -1,10 +1,11 @@
-"""Copies a checkpoint's tokenizer and chat template into a model folder, unchanged."""
+"""Copies a checkpoint's tokenizer and chat template into a model folder, and completes tokenizer.json if it must."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
-from text_generation import tokenizer_file
-from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
+from text_generation import model_folder, tokenizer_file
+from text_generation.chat_template import ChatTemplate, Message, TemplateRefused, token_text
 from text_generation.errors import first_line
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare.checkpoint import TOKENIZER_FILES, CheckpointError, read_json
@@ -39,6 +40,68 @@ def _has_chat_template(checkpoint: Path) -> bool:
     return any(path.exists() for path in files) or bool(
         read_json(checkpoint / "tokenizer_config.json").get("chat_template")
     )
+
+
+def complete_tokenizer(folder: Path) -> None:
+    """Add the tokens that only the other files name to the folder's tokenizer.json, as transformers does on loading it.
+
+    The server and OpenVINO read tokenizer.json alone, so they would split such a token into characters. Raises
+    ModelFolderError if the files are damaged or contradict each other.
+    """
+    if not lacks_tokens(folder):
+        return
+    from transformers import PreTrainedTokenizerFast
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # depends on the files' content
+        raise ModelFolderError(
+            f"{path} lacks tokens that the tokenizer's other files name, and transformers can't add them "
+            f"({first_line(error)}): use another checkpoint"
+        ) from error
+    for token, stated_id in _named_tokens(folder).items():
+        if stated_id is not None and (token_id := tokenizer.token_to_id(token)) not in (None, stated_id):
+            raise ModelFolderError(
+                f"{folder} gives the token {token!r} the id {stated_id}, but added to tokenizer.json it is {token_id}: "
+                "use a checkpoint whose tokenizer files belong together"
+            )
+    tokenizer.save(str(path))
+
+
+def lacks_tokens(folder: Path) -> bool:
+    """Whether the tokenizer's other files name a token that tokenizer.json may split.
+
+    Raises ModelFolderError if a file is damaged.
+    """
+    added = tokenizer_file.load(folder).get_added_tokens_decoder().values()
+    return not _named_tokens(folder).keys() <= {token.content for token in added}
+
+
+def _named_tokens(folder: Path) -> dict[str, int | None]:
+    """The tokens that may not be split, from all files of the tokenizer, with their ids where these are stated."""
+    files = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    main, config, special_tokens, added_tokens = (model_folder.read_json(folder / name) for name in files)
+    named: list[Any] = []
+    try:
+        for name, value in (*config.items(), *special_tokens.items()):
+            if name.endswith("_token"):
+                named.append(value)
+            elif name in ("additional_special_tokens", "extra_special_tokens"):
+                named += value.values() if isinstance(value, dict) else value or ()
+        with_ids = [
+            *added_tokens.items(),
+            *((token, int(token_id)) for token_id, token in (config.get("added_tokens_decoder") or {}).items()),
+            *((token, token["id"]) for token in main.get("added_tokens") or ()),
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"the tokenizer's files in {folder} are damaged ({type(error).__name__}: {first_line(error)}): copy or "
+            "recreate the folder"
+        ) from error
+    found: dict[str | None, int | None] = {token_text(token): None for token in named}
+    found |= {token_text(token): token_id for token, token_id in with_ids}
+    return {token: token_id for token, token_id in found.items() if token is not None}
 
 
 def check_chat(folder: Path) -> list[str]:

@@ -7,8 +7,11 @@ from pathlib import Path
 import openvino as ov
 import pytest
 from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkpoints import TOKENIZER_CONFIG, VOCABULARY, byte_level_tokenizer, sentencepiece_tokenizer
+from text_generation import tokenizer_file
+from text_generation.chat_template import ChatTemplate
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import tokenizer
 from text_generation.prepare.checkpoint import CheckpointError
@@ -65,6 +68,89 @@ def test_no_tokenizer_json(tmp_path: Path, file: str, named: str) -> None:
     (checkpoint / "tokenizer.json").rename(checkpoint / file)
     with pytest.raises(CheckpointError, match=f"{named}.*tokenizer.json is required"):
         taken(checkpoint, tmp_path / "model")
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+START, END = (byte_level_tokenizer().get_vocab_size() + number for number in (0, 1))
+DECODER = {
+    str(token_id): {"content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False}
+    for token_id, token in ((START, "<|im_start|>"), (END, "<|im_end|>"))
+}
+
+
+class TestTokensThatTokenizerJsonLacks:
+    """Tokens of chats that only other files of the tokenizer name, as in older checkpoints."""
+
+    @pytest.mark.parametrize(
+        ("config", "files"),
+        [
+            ({"eos_token": "<|im_end|>", "added_tokens_decoder": DECODER}, {}),
+            ({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}, {}),
+            ({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}, {}),
+            ({"extra_special_tokens": {"start_token": "<|im_start|>", "end_token": "<|im_end|>"}}, {}),
+            ({"sep_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>", "__type": "AddedToken"}}, {}),
+            (
+                {},
+                {
+                    "special_tokens_map.json": {
+                        "eos_token": {"content": "<|im_end|>", "lstrip": False},
+                        "additional_special_tokens": ["<|im_start|>"],
+                    }
+                },
+            ),
+            ({}, {"added_tokens.json": {"<|im_start|>": START, "<|im_end|>": END}}),
+        ],
+        ids=["decoder", "additional", "extra list", "extra object", "named", "special tokens map", "added tokens"],
+    )
+    def test_are_added(self, tmp_path: Path, config: dict, files: dict[str, dict]) -> None:
+        checkpoint = write(tmp_path / "checkpoint", byte_level_tokenizer(), chat_template=CHATML, **config)
+        for name, content in files.items():
+            (checkpoint / name).write_text(json.dumps(content))
+        folder = taken(checkpoint, tmp_path / "model")
+        tokenizer.complete_tokenizer(folder)
+        tokenizer.check_chat(folder)
+        prompt = ChatTemplate.load(folder).render([{"role": "user", "content": "Hi"}])
+        expected = PreTrainedTokenizerFast.from_pretrained(checkpoint).encode(prompt)
+        ids = tokenizer_file.load(folder).encode(prompt).ids
+        assert ids == expected
+        assert {START, END} <= set(ids)
+
+    def test_none_leave_the_file_as_it_is(self, tmp_path: Path) -> None:
+        folder = taken(write(tmp_path / "checkpoint", byte_level_tokenizer()), tmp_path / "model")
+        published = (folder / "tokenizer.json").read_bytes()
+        tokenizer.complete_tokenizer(folder)
+        assert (folder / "tokenizer.json").read_bytes() == published
+
+    def test_beyond_the_embedding(self, tmp_path: Path) -> None:
+        checkpoint = write(
+            tmp_path / "model", byte_level_tokenizer(), START, chat_template=CHATML, added_tokens_decoder=DECODER
+        )
+        tokenizer.complete_tokenizer(checkpoint)
+        with pytest.raises(
+            ModelFolderError, match=rf"use the token '<\|im_start\|>' \({START}\), but the model has only"
+        ):
+            tokenizer.check_chat(checkpoint)
+
+    @pytest.mark.parametrize(
+        ("config", "reason"),
+        [
+            ({"added_tokens_decoder": {"470": DECODER[str(START)]}}, rf"the id 470, but .* it is {START}: use a chec"),
+            ({"added_tokens_decoder": {"x": DECODER[str(START)]}}, "are damaged .*: copy or recreate"),
+            (
+                {"added_tokens_decoder": {"470": "<|im_start|>"}},
+                "transformers can't add them .*: use another checkpoint",
+            ),
+            ({"extra_special_tokens": 5}, "are damaged .*: copy or recreate"),
+        ],
+    )
+    def test_files_that_contradict_each_other(self, tmp_path: Path, config: dict, reason: str) -> None:
+        folder = write(tmp_path / "model", byte_level_tokenizer(), **config)
+        with pytest.raises(ModelFolderError, match=reason) as error:
+            tokenizer.complete_tokenizer(folder)
+        assert "\n" not in str(error.value)
 
 
 def test_chat_template_of_its_own_or_the_fallback(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What of a checkpoint is copied or refused before its weights are needed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkpoints import SIZES, TOKENIZER_CONFIG, byte_level_tokenizer
+from text_generation import tokenizer_file
+from text_generation.prepare import assembly
+from text_generation.prepare.checkpoint import CheckpointError
+
+
+def write(folder: Path, config: dict[str, Any] = {}, tokenizer_config: dict[str, Any] = {}) -> Path:  # noqa: B006
+    """Write a checkpoint of a Llama without its weights, with these changes."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"} | SIZES | config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG | tokenizer_config))
+    byte_level_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def described(source: Path) -> Path:
+    folder = source.with_name("new")
+    folder.mkdir()
+    assembly.describe(source, folder, None)
+    return folder
+
+
+def test_tokens_that_tokenizer_json_lacks_are_added(tmp_path: Path) -> None:
+    folder = described(write(tmp_path / "checkpoint", tokenizer_config={"extra_special_tokens": ["<|im_start|>"]}))
+    assert len(tokenizer_file.load(folder).encode("<|im_start|>")) == 1
+
+
+def test_errors_name_the_checkpoint_rather_than_the_folder_that_is_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "checkpoint", tokenizer_config={"extra_special_tokens": 5})
+    with pytest.raises(CheckpointError, match=f"the tokenizer's files in {source} are damaged"):
+        described(source)
