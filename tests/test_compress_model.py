@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -164,6 +165,19 @@ def test_damaged_model(place: Path) -> None:
     ir.write_bytes(content[:1000] + bytes(len(content) - 1000))
     assert_one_line_error(compress(place, "--precision", "FP16"), "openvino_model.xml is damaged")
     assert names(place) == [NAME]
+
+
+def test_model_that_computes_no_numbers(place: Path) -> None:
+    """The folder is made and measured, but this is no success."""
+    ir = (place / NAME / "openvino_model.xml").read_text()
+    embedding = int(re.search(r'element_type="f32" shape="320, 64" offset="(\d+)"', ir)[1])
+    with (place / NAME / "openvino_model.bin").open("r+b") as weights:
+        weights.seek(embedding)
+        weights.write(np.full((320, 64), np.nan, np.float32).tobytes())
+    done = compress(place, "--precision", "FP16")
+    assert_one_line_error(done, f"the perplexity of {NAME}, {NAME}_FP16 is not a finite number", "another checkpoint")
+    assert table(done.stdout)[f"{NAME}_FP16"][2] == "nan"
+    model_folder.check(place / f"{NAME}_FP16")
 
 
 def test_damaged_tokenizer(place: Path) -> None:

@@ -100,7 +100,7 @@ def _abbreviated(weights: set[str]) -> str:
 
 
 def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Load all weights in FP32.
+    """Load all weights in FP32. Raises CheckpointError if one has values that are no finite numbers in FP32.
 
     from_pretrained would keep whole files mapped until the last weight is converted, which adds half to the peak for
     16-bit weights. Opening the file once per weight releases its memory after each weight.
@@ -113,5 +113,15 @@ def _load_fp32_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
             for name in names:
                 with safe_open(file, framework="pt") as opened:
                     weights[name] = opened.get_tensor(name).to(torch.float32)
+                if not (_COMPUTED.search(name) or _is_finite(weights[name])):
+                    raise CheckpointError(
+                        f"{file} holds values that are NaN or infinite in FP32, in {name}: download the checkpoint "
+                        "again, or use another one"
+                    )
                 bar.update(weights[name].nbytes)
     return weights
+
+
+def _is_finite(weights: torch.Tensor) -> bool:
+    # NaN carries over to both, so no tensor of the weights' size is needed.
+    return weights.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(weights))).all())

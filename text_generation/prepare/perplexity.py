@@ -22,7 +22,8 @@ def perplexity(folder: Path) -> float:
     token_ids = tokenizer_file.load(folder).encode(data_text("perplexity.txt")).ids[:MAX_TOKENS]
     model = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", EXACT)
     logits = model(language_model_inputs(model, np.array([token_ids])))["logits"][0, :-1]
-    return float(np.exp(negative_log_likelihood(logits, np.array(token_ids[1:])).mean()))
+    mean = float(negative_log_likelihood(logits, np.array(token_ids[1:])).mean())
+    return float(np.exp(mean))  # in double precision: a poor model's would be infinite in single
 
 
 def memory_needed(folder: Path) -> int:

@@ -99,3 +99,13 @@ class TestWeightsWithoutAPlace:
         folder = self.with_weights(checkpoint, tmp_path, names)
         export.export_checkpoint(folder, folder)
         assert model_folder.read_ir(folder).stateful
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    checkpoint = write_checkpoint(tmp_path)
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"NaN or infinite in FP32, in model\.layers\.1\.mlp\.up_proj\.weight: "):
+        export.export_checkpoint(checkpoint, tmp_path)

@@ -1,6 +1,7 @@
 """Compresses the weights of a model folder."""
 
 import argparse
+import math
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -89,9 +90,13 @@ def compress_model(arguments: argparse.Namespace) -> None:
 
 
 def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]) -> None:
-    """Print size and perplexity of each folder; the column `comparison` is relative to the first."""
+    """Print size and perplexity of each folder; the column `comparison` is relative to the first.
+
+    Raises ModelFolderError if a perplexity is not a finite number.
+    """
     from tqdm import tqdm
 
+    from text_generation.model_folder import ModelFolderError
     from text_generation.prepare.machine import available_memory, gigabytes
     from text_generation.prepare.perplexity import memory_needed, perplexity
 
@@ -116,3 +121,9 @@ def print_table(folders: list[Path], comparison: str, seconds: dict[Path, float]
         duration = f"{seconds[folder]:.0f}" if folder in seconds else "-"
         print(f"{folder!s:{width}}  {size:>8}  {score:>10}  {ratio:>8}  {duration:>7}")
     print("", *remarks, sep="\n")
+    broken = [str(folder) for folder, value in perplexities.items() if not math.isfinite(value)]
+    if broken:
+        raise ModelFolderError(
+            f"the perplexity of {', '.join(broken)} is not a finite number, so the answers would be nonsense: don't "
+            "serve this; use another precision, or another checkpoint if it is the original"
+        )
