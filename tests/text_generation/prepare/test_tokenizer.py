@@ -7,6 +7,7 @@ from pathlib import Path
 import openvino as ov
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.checkpoints import TOKENIZER_CONFIG, VOCABULARY, byte_level_tokenizer, sentencepiece_tokenizer
@@ -170,6 +171,35 @@ def test_template_that_refuses_a_system_message_is_told(tmp_path: Path) -> None:
     [note] = tokenizer.check_chat(folder)
     assert "accepts no system message" in note
     assert "no system, please" in note
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% endif %}"
+        "{% endfor %}{% endfor %}<|assistant|>",
+        "{% for m in messages %}<|user|>{{ m.text }}{% endfor %}",
+        "Hello <|assistant|>",
+        "{# empty #}",
+    ],
+)
+def test_template_that_leaves_out_the_question(tmp_path: Path, template: str) -> None:
+    folder = write(tmp_path / "model", byte_level_tokenizer(), chat_template=template)
+    with pytest.raises(ModelFolderError, match=r"leaves out the question.*: use the model's text version, or put"):
+        tokenizer.check_chat(folder)
+
+
+def test_empty_template_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", byte_level_tokenizer())
+    (folder / "chat_template.jinja").write_text("")
+    with pytest.raises(ModelFolderError, match="leaves out the question"):
+        tokenizer.check_chat(folder)
+
+
+def test_tokenizer_without_tokens_for_a_question(tmp_path: Path) -> None:
+    folder = write(tmp_path / "model", Tokenizer(BPE({"x": 0}, [])), chat_template="{{ messages[0]['content'] }}")
+    with pytest.raises(ModelFolderError, match=r"tokenizer\.json turns a question into no tokens at all: use"):
+        tokenizer.check_chat(folder)
 
 
 @pytest.mark.parametrize(
