@@ -494,8 +494,12 @@ class TestReadyMade:
             ({"chat_template.jinja": None}, ["has no chat template"]),
             ({"tokenizer.json": None}, ["no tokenizer.json"]),
             ({"config.json": None}, ["config.json is missing"]),
+            (
+                {"config.json": lambda config: edited(config, b'"model_type": "llama"', b'"model_type": "mpt"')},
+                ["OpenVINO GenAI runs incorrectly (mpt)"],
+            ),
         ],
-        ids=["stateless", "damaged", "no template", "no tokenizer", "no configuration"],
+        ids=["stateless", "damaged", "no template", "no tokenizer", "no configuration", "answers differ"],
     )
     def test_what_cannot_be_served(
         self, hub: StandInHub, place: Place, exported: dict[str, bytes], change: dict, parts: list[str]

@@ -9,13 +9,18 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConf
 
 from text_generation.errors import first_line
 from text_generation.model_folder import context_length
-from text_generation.prepare.checkpoint import CheckpointError, code_error, read_json
+from text_generation.prepare.checkpoint import (
+    ANSWERS_DIFFER,
+    GENAI_FAULT,
+    CheckpointError,
+    code_error,
+    not_servable,
+    read_json,
+)
 
 # Optimum 2.1.0 claims to export these only with transformers up to 5.0, but does so correctly with the pinned release:
 # tests/test_architectures.py.
 _GEMMA = ("Gemma2OpenVINOConfig", "Gemma3TextOpenVINOConfig")
-# With MPT's attention biases, OpenVINO GenAI 2026.4.1 generates different tokens than transformers and Optimum.
-_ANSWERS_DIFFER = {"mpt"}
 
 
 def require_servable(checkpoint: Path) -> PretrainedConfig:
@@ -42,7 +47,7 @@ def require_servable(checkpoint: Path) -> PretrainedConfig:
     architectures = content.get("architectures")
     if reason := _why_not_servable(config, model_class, architectures):
         name = ", ".join(architectures or [config.model_type])
-        raise CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, use another one")
+        raise not_servable(path, reason, name)
     context_length(checkpoint)
     return config
 
@@ -56,8 +61,8 @@ def _why_not_servable(config: PretrainedConfig, model_class: Any, architectures:
         return "does not generate text"
     if config.model_type in SSM_MODELS:
         return "keeps state other than a key-value cache"
-    if config.model_type in _ANSWERS_DIFFER:
-        return "OpenVINO GenAI runs incorrectly"
+    if config.model_type in ANSWERS_DIFFER:
+        return GENAI_FAULT
     if not is_exportable(config.model_type):
         return "can't be exported by Optimum"
     return None

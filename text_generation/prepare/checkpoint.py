@@ -18,6 +18,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_SINGLE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # Keys in config.json that mark a quantized checkpoint: of most formats, of MLX, and of older compressed-tensors.
 _QUANTIZATION_KEYS = ("quantization_config", "quantization", "compression_config")
@@ -26,6 +27,9 @@ QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # of older A
 _QUANTIZED_TENSOR = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|SCB|absmax|quant_map|weight\.(absmax|quant_\w+)\b.*)$"
 )
+# With MPT's attention biases, OpenVINO GenAI 2026.4.1 generates different tokens than transformers and Optimum.
+ANSWERS_DIFFER = ("mpt",)
+GENAI_FAULT = "OpenVINO GenAI runs incorrectly"
 
 
 class CheckpointError(ValueError):
@@ -114,6 +118,11 @@ def code_error(path: Path) -> CheckpointError:
     )
 
 
+def not_servable(path: Path, reason: str, name: str) -> CheckpointError:
+    """Return the error for a config.json of a model that can't be served; `name` is that of its architecture."""
+    return CheckpointError(f"{path} describes a model that {reason} ({name}): it can't be served, use another one")
+
+
 def _require_unquantized(folder: Path, config: dict) -> None:
     for key in _QUANTIZATION_KEYS:
         if found := config.get(key):
@@ -122,8 +131,8 @@ def _require_unquantized(folder: Path, config: dict) -> None:
     for name in QUANTIZATION_FILES:
         if (folder / name).exists():
             raise _quantized_error(folder / name, "GPTQ or AWQ")
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
+    index = folder / _INDEX
+    if index.exists() and not (folder / _SINGLE_FILE).exists():
         _require_unquantized_names(index, _weight_map(index))
 
 
@@ -143,14 +152,13 @@ def _quantized_error(path: Path, sign: str) -> CheckpointError:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that hold the checkpoint's weights.
 
-    Raises CheckpointError if there are none, or if one listed in the index is missing. Pickled weights do not count,
-    because reading them can run code.
+    If there are model.safetensors and an index of several files, the former counts, as in transformers. Raises
+    CheckpointError if there are none, or if one listed in the index is missing. Pickled weights do not count, because
+    reading them can run code.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
+    index, paths = folder / _INDEX, [folder / _SINGLE_FILE]
+    if index.exists() and not paths[0].exists():
         paths = sorted({folder / name for name in _weight_map(index).values()})
-    else:
-        paths = [folder / "model.safetensors"]
     for path in paths:
         if not path.exists():
             raise CheckpointError(

@@ -43,6 +43,17 @@ def test_weights_are_listed_once_each(tmp_path: Path) -> None:
     assert checkpoint.weight_files(tmp_path) == [tmp_path / "1", tmp_path / "2"]
 
 
+@pytest.mark.parametrize("shard", ["model-1.safetensors", "gone"])
+def test_single_file_comes_before_an_index(tmp_path: Path, shard: str) -> None:
+    """As in transformers."""
+    for name in ("model.safetensors", "model-1.safetensors"):
+        (tmp_path / name).touch()
+    index = {"weight_map": {"model.layers.0.mlp.up_proj.qweight": shard}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert checkpoint.weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+    checkpoint.read_config(write_configs(tmp_path))  # the index says that the shards are quantized
+
+
 def write_configs(folder: Path, **config) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text("{}")
@@ -94,6 +105,7 @@ def test_quantized_checkpoints_are_told_by_their_weights(tmp_path: Path, name: s
     with pytest.raises(CheckpointError, match=rf"model\.safetensors says .*quantized \({name}\).*16-bit original"):
         checkpoint.parameter_count(tmp_path)
     index = {"weight_map": {"model.norm.weight": "model-1.safetensors", name: "model-2.safetensors"}}
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=rf"index\.json says .*quantized \({name}\)"):
         checkpoint.read_config(tmp_path)
