@@ -19,6 +19,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support import SMALL_MODEL as NAME
+from tests.support.checkpoints import write_checkpoint
 from text_generation import model_folder
 
 SCRIPT = ROOT / "compress_model.py"
@@ -178,6 +179,20 @@ def test_model_that_computes_no_numbers(place: Path) -> None:
     assert_one_line_error(done, f"the perplexity of {NAME}, {NAME}_FP16 is not a finite number", "another checkpoint")
     assert table(done.stdout)[f"{NAME}_FP16"][2] == "nan"
     model_folder.check(place / f"{NAME}_FP16")
+
+
+def test_context_shorter_than_the_text_and_a_name_that_the_output_cannot_encode(tmp_path: Path) -> None:
+    """The positions of GPT-2 end with its context."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", "gpt2", n_positions=32)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for script, arguments in (("download_model.py", ["--source", checkpoint]), ("compress_model.py", ["--calibrate"])):
+        command = [sys.executable, str(ROOT / script), "--model", NAME, "--output-dir", "größe", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    rows = table(done.stdout)
+    assert len(rows) == 4
+    assert all(float(row[2]) > 1 for row in rows.values())
+    assert "gr\\xf6\\xdfe" in done.stdout
 
 
 def test_damaged_tokenizer(place: Path) -> None:

@@ -599,6 +599,14 @@ class TestSource:
     def test_no_checkpoint(self, place: Place) -> None:
         assert_one_line_error(place.run("--model", NAME, "--source", "nowhere"), "nowhere/tokenizer_config.json")
 
+    def test_loop_of_symlinks(self, place: Place, small_checkpoint: Path) -> None:
+        (place.folder / "loop").symlink_to("loop")
+        done = place.run("--model", NAME, "--source", "loop")
+        assert_one_line_error(done, "loop/tokenizer_config.json cannot be read", "symbolic links")
+        done = place.run("--model", NAME, "--source", str(small_checkpoint), "--output-dir", "loop")
+        assert_one_line_error(done, "loop': check the path")
+        assert place.names() == ["loop"]
+
     def test_disk_full(self, place: Place, small_checkpoint: Path) -> None:
         limit = 100_000  # maximum file size in bytes: less than the weights
         import resource

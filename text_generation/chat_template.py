@@ -83,14 +83,22 @@ def _source(folder: Path, config: dict[str, Any]) -> str:
             f"{folder} has no chat template: its model was not trained for chat, or the template was not copied "
             "(chat_template.jinja, or chat_template in tokenizer_config.json)"
         )
-    named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict)}
+    named: dict[str, str] = {}
+    for entry in template if isinstance(template, list) else [template]:
+        match entry:
+            case {"name": str(name), "template": str(text)}:
+                named[name] = text
+            case _:
+                raise ModelFolderError(
+                    f"{folder} has a damaged chat template (neither a text nor a list of names and templates): put the "
+                    "template into chat_template.jinja"
+                )
     if "default" not in named:
         raise ModelFolderError(
             f"{folder} has several chat templates ({', '.join(named)}), none of them named default: put one into "
             "chat_template.jinja"
         )
-    source: str = named["default"]
-    return source
+    return named["default"]
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:

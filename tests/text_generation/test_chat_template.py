@@ -56,6 +56,10 @@ def test_where_a_template_is_found(tmp_path, files, expected):
             {"tokenizer_config.json": {"chat_template": [{"name": "rag", "template": "a"}]}},
             r"several chat templates \(rag\), none of them named default",
         ),
+        *(
+            ({"tokenizer_config.json": {"chat_template": template}}, "has a damaged chat template .*: put the template")
+            for template in (True, 5, {"default": "a"}, ["a"], [{"name": "default"}], [{"template": "a"}])
+        ),
         ({"tokenizer_config.json": "{"}, "tokenizer_config.json can't be read"),
         ({"tokenizer_config.json": "[]"}, "tokenizer_config.json is damaged"),
     ],

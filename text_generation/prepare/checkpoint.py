@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ def require_apart(source: Path, destination: Path) -> None:
 
     Raises CheckpointError.
     """
-    read, written = source.resolve(), destination.resolve()
+    # Path.resolve fails on a loop of symlinks, which the error for a file in it names.
+    read, written = (Path(os.path.realpath(path)) for path in (source, destination))
     if read.is_relative_to(written) or written.is_relative_to(read):
         raise CheckpointError(f"{source} is where {destination} would be written: move it, or use --output-dir")
 

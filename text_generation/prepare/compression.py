@@ -15,7 +15,7 @@ import openvino as ov
 
 from text_generation import tokenizer_file
 from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
-from text_generation.model_folder import MODEL_INFO, ModelFolderError
+from text_generation.model_folder import MODEL_INFO, ModelFolderError, context_length
 from text_generation.prepare.machine import MachineError, available_memory, gigabytes
 from text_generation.prepare.models import Int4Recipe, data_text
 from text_generation.prepare.perplexity import language_model_inputs, memory_needed
@@ -83,6 +83,6 @@ def _samples(folder: Path, model: ov.Model) -> list[dict[str, np.ndarray]]:
             prompt = template.render(chat)
         except TemplateRefused as error:
             raise ModelFolderError(f"{folder} can't be calibrated: {error}; omit --calibrate") from error
-        token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+        token_ids = tokenizer.encode(prompt, add_special_tokens=False).ids[: context_length(folder)]
         samples.append(language_model_inputs(model, np.array([token_ids])))
     return samples

@@ -57,7 +57,9 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
             f"{original} holds weights in {precision}, which can't become {' or '.join(wanted or FOLDER_SUFFIXES)}: "
             "serve it as it is, or recreate it with download_model.py"
         )
-    tokenizer_file.load(original)  # used only at the end, so check it now
+    # Used only at the end, so check them now.
+    tokenizer_file.load(original)
+    model_folder.context_length(original)
     folders = {precision: original.with_name(original.name + FOLDER_SUFFIXES[precision]) for precision in wanted}
     for folder in folders.values():
         recover(folder)

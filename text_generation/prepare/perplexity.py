@@ -6,6 +6,7 @@ import numpy as np
 import openvino as ov
 
 from text_generation import tokenizer_file
+from text_generation.model_folder import context_length
 from text_generation.prepare.models import data_text
 
 MAX_TOKENS = 1024
@@ -14,12 +15,14 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "
 
 
 def perplexity(folder: Path) -> float:
-    """Compute, on the CPU, the perplexity of the folder's model on at most 1,024 tokens of the bundled English text.
+    """Compute, on the CPU, the perplexity of the folder's model on the bundled English text, of which at most 1,024
+    tokens are used, and no more than its context has.
 
     This is exp of the mean negative log likelihood of each token after the first, given the tokens before it. Raises
-    ModelFolderError if the tokenizer is damaged or belongs to another model.
+    ModelFolderError if the tokenizer is damaged or belongs to another model, or if the context length is unknown.
     """
-    token_ids = tokenizer_file.load(folder).encode(data_text("perplexity.txt")).ids[:MAX_TOKENS]
+    length = min(MAX_TOKENS, context_length(folder))
+    token_ids = tokenizer_file.load(folder).encode(data_text("perplexity.txt")).ids[:length]
     model = ov.Core().compile_model(folder / "openvino_model.xml", "CPU", EXACT)
     logits = model(language_model_inputs(model, np.array([token_ids])))["logits"][0, :-1]
     mean = float(negative_log_likelihood(logits, np.array(token_ids[1:])).mean())

@@ -1,5 +1,6 @@
 """Runs a model command so that the console shows only its own few lines, and one line for an error."""
 
+import io
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ def run(command: Callable[[], None]) -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _open_closed_outputs()
+    _print_any_text()
     _quiet_libraries()
     _check_endpoint()
     try:
@@ -58,6 +60,13 @@ def _open_closed_outputs() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+
+
+def _print_any_text() -> None:
+    """Escape characters that the outputs' encoding lacks, as names of folders may have any."""
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
 
 
 def _check_endpoint() -> None:
