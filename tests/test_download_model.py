@@ -498,8 +498,29 @@ class TestReadyMade:
                 {"config.json": lambda config: edited(config, b'"model_type": "llama"', b'"model_type": "mpt"')},
                 ["OpenVINO GenAI runs incorrectly (mpt)"],
             ),
+            (
+                {"config.json": lambda config: edited(config, b'"max_position_embeddings": 256', b'"other": 256')},
+                ["does not give the model's context length"],
+            ),
+            ({"openvino_tokenizer.xml": lambda _: b""}, ["openvino_tokenizer.xml is damaged: download it again"]),
+            (
+                {"openvino_detokenizer.bin": lambda data: data[:-1]},
+                ["openvino_detokenizer.bin is damaged: download it again"],
+            ),
+            ({"generation_config.json": lambda _: b"{"}, ["generation_config.json can't be read"]),
         ],
-        ids=["stateless", "damaged", "no template", "no tokenizer", "no configuration", "answers differ"],
+        ids=[
+            "stateless",
+            "damaged",
+            "no template",
+            "no tokenizer",
+            "no configuration",
+            "answers differ",
+            "no context length",
+            "empty tokenizer",
+            "truncated tokenizer",
+            "damaged generation config",
+        ],
     )
     def test_what_cannot_be_served(
         self, hub: StandInHub, place: Place, exported: dict[str, bytes], change: dict, parts: list[str]

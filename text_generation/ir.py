@@ -41,21 +41,11 @@ class Ir:
 
 def parse(xml: bytes) -> Ir | None:
     """Parse the content of openvino_model.xml; None if it is damaged."""
-    if not xml.rstrip(b"\0 \r\n\t").endswith(b"</net>"):
+    constants = _constants(xml)
+    if constants is None:
         return None
     elements = dict.fromkeys(_PRECISIONS, 0)
-    kinds, end = set(), 0
-    for kind, data in _LAYER.findall(xml):
-        kinds.add(kind)
-        if kind != b"Const":
-            continue
-        constant = {name: value.decode() for name, value in _ATTRIBUTE.findall(data)}
-        try:
-            shape = [int(size) for size in constant[b"shape"].split(",") if size.strip()]
-            end = max(end, int(constant[b"offset"]) + int(constant[b"size"]))
-            element_type = constant[b"element_type"]
-        except (KeyError, ValueError):
-            return None
+    for element_type, shape, _ in constants:
         for precision, types in _PRECISIONS.items():
             if element_type in types and len(shape) > 1:
                 elements[precision] += math.prod(shape)
@@ -64,4 +54,29 @@ def parse(xml: bytes) -> Ir | None:
         return None
     narrowest = next(precision for precision, count in elements.items() if count >= _LEAST_SHARE * total)
     release = _RELEASE.search(xml)
-    return Ir(narrowest, b"ReadValue" in kinds, end, release[1].decode() if release else None)
+    stateful = any(kind == b"ReadValue" for kind, _ in _LAYER.findall(xml))
+    return Ir(narrowest, stateful, max(end for *_, end in constants), release[1].decode() if release else None)
+
+
+def data_bytes(xml: bytes) -> int | None:
+    """Return where the constants in the .bin file of any IR end, not only a language model's; None if damaged."""
+    constants = _constants(xml)
+    return None if constants is None else max((end for *_, end in constants), default=0)
+
+
+def _constants(xml: bytes) -> list[tuple[str, list[int], int]] | None:
+    """Each constant's element type, shape, and end in the .bin file; None if the XML is damaged."""
+    if not xml.rstrip(b"\0 \r\n\t").endswith(b"</net>"):
+        return None
+    found = []
+    for kind, data in _LAYER.findall(xml):
+        if kind != b"Const":
+            continue
+        constant = {name: value.decode() for name, value in _ATTRIBUTE.findall(data)}
+        try:
+            shape = [int(size) for size in constant[b"shape"].split(",") if size.strip()]
+            end = int(constant[b"offset"]) + int(constant[b"size"])
+            found.append((constant[b"element_type"], shape, end))
+        except (KeyError, ValueError):
+            return None
+    return found

@@ -48,3 +48,11 @@ def test_state() -> None:
 def test_damage(damage: bytes) -> None:
     assert ir.parse(damage) is None
     assert ir.parse(damage + bytes(100)) is None
+
+
+def test_where_the_data_of_any_ir_ends() -> None:
+    assert ir.data_bytes(xml(("u8", "7"), ("i32", ""), state=False)) == 200
+    assert ir.data_bytes(xml(state=False)) == 0
+    assert ir.data_bytes(xml(("u8", "7"))[:-10]) is None
+    assert ir.data_bytes(xml(("u8", "seven"))) is None
+    assert ir.data_bytes(b"") is None

@@ -5,7 +5,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-from text_generation import model_folder
+from text_generation import generation_config, model_folder
 from text_generation.imports import quick_imports
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import ready_made, tokenizer
@@ -37,6 +37,9 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
             architecture.require_servable(source).save_pretrained(folder)
             tokenizer.copy_tokenizer(source, folder, template)
             tokenizer.complete_tokenizer(folder)
+        generation_config.recommended_sampling(source / "generation_config.json")
+        for name in ("generation_config.json", "config.json"):
+            generation_config.end_token_ids(source / name)
         return tokenizer.check_chat(folder)
     except (CheckpointError, ModelFolderError) as error:  # about `folder`, which the user has never seen
         raise CheckpointError(str(error).replace(str(folder), str(source))) from error

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from text_generation import model_folder
+from text_generation import ir, model_folder
+from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import tokenizer
 from text_generation.prepare.checkpoint import ANSWERS_DIFFER, GENAI_FAULT, CheckpointError, not_servable, read_json
 from text_generation.prepare.machine import require_disk
@@ -24,7 +25,7 @@ def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | No
 
     What an exporter may have omitted (generation_config.json with the end tokens, tokens of tokenizer.json, and the
     tokenizer as an OpenVINO model) is generated from the other files. Raises CheckpointError, or ModelFolderError if
-    the model keeps no key-value cache.
+    the model keeps no key-value cache, if a file is damaged, or if the context length is unknown.
     """
     model_folder.read_ir(source)
     config = read_json(source / "config.json")
@@ -37,8 +38,25 @@ def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | No
     if not (folder / "generation_config.json").exists():
         token_ids = {name: config[name] for name in TOKEN_IDS if config.get(name) is not None}
         (folder / "generation_config.json").write_text(json.dumps(token_ids, indent=2) + "\n", encoding="utf-8")
+    model_folder.context_length(folder)
+    for kind in ("tokenizer", "detokenizer"):
+        _check_tokenizer_model(folder / f"openvino_{kind}.xml")
     if tokenizer.lacks_tokens(folder) or not all((folder / name).exists() for name in TOKENIZER_MODELS):
         _convert_tokenizer(folder)
+
+
+def _check_tokenizer_model(path: Path) -> None:
+    """Raise ModelFolderError if the OpenVINO model of a tokenizer, if there is one, is damaged."""
+    data = path.with_suffix(".bin")
+    if not (path.exists() and data.exists()):
+        return
+    size = ir.data_bytes(path.read_bytes())
+    if size is None or data.stat().st_size < size:
+        damaged = path if size is None else data
+        raise ModelFolderError(
+            f"{damaged} is damaged: download it again, or give a copy of the folder (--source) without "
+            "openvino_tokenizer and openvino_detokenizer, which are then made anew"
+        )
 
 
 def copy_weights(source: Path, folder: Path) -> None:

@@ -4,20 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from text_generation.generation_config import MinP, RepetitionPenalty, Temperature, TopK, TopP
 from text_generation.serve.json_schema import check_schema
 
-Temperature = Annotated[
-    float, Field(ge=0, le=2, description="0 always takes the likeliest token; higher values sample more evenly.")
-]
-TopP = Annotated[float, Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability.")]
-TopK = Annotated[int, Field(ge=0, lt=2**31, description="Sample from this many of the likeliest tokens; 0: from all.")]
-MinP = Annotated[
-    float, Field(ge=0, lt=1, description="Exclude tokens less likely than this fraction of the likeliest one.")
-]
-RepetitionPenalty = Annotated[
-    float,
-    Field(ge=0.01, le=100, description="Above 1, tokens of the conversation so far become less likely; 1: off."),
-]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="The same seed and request give the same answer.")]
 

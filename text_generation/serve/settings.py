@@ -7,9 +7,9 @@ from pydantic import AfterValidator, Field, Json, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text_generation import model_folder
-from text_generation.model_folder import ModelFolderError, read_json
+from text_generation.generation_config import RepetitionPenalty, Temperature, TopK, TopP, recommended_sampling
 from text_generation.serve.engines import EngineName
-from text_generation.serve.sampling import RepetitionPenalty, SamplingParams, Seed, Temperature, TopK, TopP
+from text_generation.serve.sampling import SamplingParams, Seed
 
 # One request at a time on all cores: right for chat, but not what OpenVINO's AUTO device would choose.
 DEFAULT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
@@ -84,22 +84,7 @@ class Settings(BaseSettings):
 
         Raises ModelFolderError if that file can't be used.
         """
-        recommended = _recommended_sampling(self.model_path / "generation_config.json")
+        recommended = recommended_sampling(self.model_path / "generation_config.json")
         own = {name: getattr(self, name, None) for name in SamplingParams.model_fields}
         given = {name: value for name, value in own.items() if value is not None}
         return SamplingParams.model_validate(recommended | given | {"max_tokens": self.max_new_tokens})
-
-
-def _recommended_sampling(path: Path) -> dict[str, Any]:
-    """Read the sampling parameters in a generation_config.json. `do_sample` false means temperature 0."""
-    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    content = read_json(path)
-    found = {name: content[name] for name in names if content.get(name) is not None}
-    if content.get("do_sample") is False:
-        found["temperature"] = 0.0
-    try:
-        SamplingParams.model_validate(found)
-    except ValidationError as error:
-        problems = (f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise ModelFolderError(f"{path} can't be used: {'; '.join(problems)}") from error
-    return found

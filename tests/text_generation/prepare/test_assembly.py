@@ -37,3 +37,26 @@ def test_errors_name_the_checkpoint_rather_than_the_folder_that_is_written(tmp_p
     source = write(tmp_path / "checkpoint", tokenizer_config={"extra_special_tokens": 5})
     with pytest.raises(CheckpointError, match=f"the tokenizer's files in {source} are damaged"):
         described(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", r"generation_config\.json can't be read"),
+        ("[]", r"generation_config\.json is damaged"),
+        ('{"temperature": "hot"}', r"generation_config\.json can't be used: temperature is 'hot'"),
+        ('{"top_p": 5}', r"generation_config\.json can't be used: top_p is 5"),
+        ('{"eos_token_id": -1}', r"generation_config\.json can't be used: eos_token_id is -1: must be"),
+        ('{"eos_token_id": [2, "3"]}', r"generation_config\.json can't be used: eos_token_id is \[2, '3'\]: must be"),
+    ],
+)
+def test_generation_config_that_the_server_would_refuse(tmp_path: Path, text: str, reason: str) -> None:
+    source = write(tmp_path / "checkpoint")
+    (source / "generation_config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=f"{source}/{reason}"):
+        described(source)
+
+
+def test_end_token_in_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"checkpoint/config\.json can't be used: eos_token_id is \[-1\]"):
+        described(write(tmp_path / "checkpoint", {"eos_token_id": [-1]}))
