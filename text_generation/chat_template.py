@@ -42,8 +42,10 @@ class ChatTemplate:
         Raises ModelFolderError if there is none, if none of several is named default, or if a file can't be read.
         """
         config = read_json(folder / "tokenizer_config.json")
-        special_tokens_map = read_json(folder / "special_tokens_map.json")
-        return cls(_source(folder, config), _special_tokens(special_tokens_map) | _special_tokens(config))
+        stated = config
+        if "added_tokens_decoder" not in config:  # as in transformers: then the older file counts, and comes first
+            stated = config | read_json(folder / "special_tokens_map.json")
+        return cls(_source(folder, config), _special_tokens(stated))
 
     def render(self, messages: Sequence[Message], **variables: Any) -> str:
         """Return the text of the prompt, up to the point where the assistant's answer begins.

@@ -22,6 +22,14 @@ def test_special_tokens_are_known_to_the_template(tmp_path, tokens, home):
     assert ChatTemplate.load(tmp_path).render(QUESTION) == "<s>[user]Hi</s>"
 
 
+@pytest.mark.parametrize(("more", "expected"), [({}, "<old>"), ({"added_tokens_decoder": {}}, "<new>")])
+def test_older_file_comes_first_where_it_counts(tmp_path, more, expected):
+    """As in transformers."""
+    write(tmp_path, "special_tokens_map.json", {"eos_token": "<old>"})
+    write(tmp_path, "tokenizer_config.json", {"chat_template": "{{ eos_token }}", "eos_token": "<new>"} | more)
+    assert ChatTemplate.load(tmp_path).render(QUESTION) == expected
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
