@@ -2,6 +2,8 @@
 weights."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
 
         gguf_tokenizer.from_gguf(source, template).save_pretrained(folder)
         return []
-    try:
+    with _naming(source, folder):
         if is_exported(source):
             ready_made.copy_all_but_weights(source, folder, template)
         else:
@@ -41,8 +43,6 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
         for name in ("generation_config.json", "config.json"):
             generation_config.end_token_ids(source / name)
         return tokenizer.check_chat(folder)
-    except (CheckpointError, ModelFolderError) as error:  # about `folder`, which the user has never seen
-        raise CheckpointError(str(error).replace(str(folder), str(source))) from error
 
 
 def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str, dict[str, str]]:
@@ -62,5 +62,15 @@ def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str
     if model and model.sampling and not (checkpoint.path / "generation_config.json").exists():
         path = folder / "generation_config.json"
         path.write_text(json.dumps(read_json(path) | dict(model.sampling), indent=2) + "\n", encoding="utf-8")
-    tokenizer.write_openvino_tokenizer(folder)
+    with _naming(checkpoint.path, folder):
+        tokenizer.write_openvino_tokenizer(folder)
     return "FP32", {package: version(package) for package in export.PACKAGES}
+
+
+@contextmanager
+def _naming(source: Path, folder: Path) -> Iterator[None]:
+    """Let errors about `folder`, which the user has never seen, name the files of `source` that it is made from."""
+    try:
+        yield
+    except (CheckpointError, ModelFolderError) as error:
+        raise CheckpointError(str(error).replace(str(folder), str(source))) from error

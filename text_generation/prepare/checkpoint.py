@@ -61,6 +61,11 @@ def from_folder(folder: Path) -> Checkpoint:
     Raises CheckpointError if the checkpoint's configuration or the headers of its weights show that it can't be used.
     This imports no slow libraries.
     """
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a GGUF file, which is not supported: give the folder of the checkpoint, in safetensors "
+            "format, that it was made from"
+        )
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder: give the folder that contains the checkpoint's files")
     if not is_exported(folder):
@@ -89,7 +94,8 @@ def read_json(path: Path) -> dict:
             f"{path} is missing: a checkpoint in Hugging Face's format, or an OpenVINO model, is needed"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): download the checkpoint again") from error
+        advice = "save it as UTF-8 without this mark" if "BOM" in str(error) else "download the checkpoint again"
+        raise CheckpointError(f"{path} cannot be read ({error}): {advice}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object: download the checkpoint again")
     return content
@@ -101,15 +107,21 @@ def read_config(folder: Path) -> dict:
     Raises CheckpointError if one is missing or damaged, if the folder holds only an adapter or quantized weights, or
     if its tokenizer requires code from the checkpoint.
     """
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise CheckpointError(
-            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model and use the result"
-        )
+    if not (folder / "config.json").exists():
+        require_more_than_adapter(folder)
     tokenizer_config, config = (read_json(folder / name) for name in ("tokenizer_config.json", "config.json"))
     _require_unquantized(folder, config)
     if "auto_map" in tokenizer_config:
         raise code_error(folder / "tokenizer_config.json")
     return config
+
+
+def require_more_than_adapter(folder: Path) -> None:
+    """Raise CheckpointError if a folder that lacks a file of a model holds an adapter."""
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds only an adapter (adapter_config.json): merge it into its base model and use the result"
+        )
 
 
 def code_error(path: Path) -> CheckpointError:
@@ -163,6 +175,7 @@ def weight_files(folder: Path) -> list[Path]:
         paths = sorted({folder / name for name in _weight_map(index).values()})
     for path in paths:
         if not path.exists():
+            require_more_than_adapter(folder)
             raise CheckpointError(
                 f"{path} is missing: download the checkpoint again, with its weights in safetensors format "
                 "(pickled .bin weights are not read, because they can run code)"

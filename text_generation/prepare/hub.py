@@ -32,6 +32,7 @@ from text_generation.prepare.checkpoint import (
     CheckpointError,
     is_exported,
     read_json,
+    require_more_than_adapter,
 )
 from text_generation.prepare.hub_errors import explained
 from text_generation.prepare.machine import require_disk
@@ -75,6 +76,7 @@ def download(repository: str, revision: str, destination: Path, describe: Callab
     folder = _fetch(repository, revision, [file for file in plan if file not in large])
     describe(folder)
     if not large:
+        require_more_than_adapter(folder)
         raise CheckpointError(
             f"{repository} lacks a required file: its weights, in safetensors format or as an OpenVINO model "
             "(pickled .bin weights are not read, because they can run code); use another revision or repository"

@@ -75,7 +75,7 @@ def copy_weights(source: Path, folder: Path) -> None:
 def _convert_tokenizer(folder: Path) -> None:
     """Complete the tokenizer and convert it to an OpenVINO model, in a process that does not import torch."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "text_generation.prepare.commands.convert_tokenizer", str(folder.resolve())],
+        [sys.executable, "-P", "-m", "text_generation.prepare.commands.convert_tokenizer", str(folder)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.DEVNULL,
         capture_output=True,

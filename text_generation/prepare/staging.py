@@ -10,6 +10,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from text_generation.model_folder import MODEL_INFO, ModelFolderError, check
+from text_generation.prepare.checkpoint import CheckpointError
+from text_generation.prepare.machine import MachineError
 
 
 @contextmanager
@@ -38,8 +40,11 @@ def staged(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         if folder.exists() and not (replace and _is_ours_to_replace(folder)):
             raise exists_error(folder)
         new.mkdir()
-        yield new
-        check(new)
+        try:
+            yield new
+            check(new)
+        except (CheckpointError, MachineError, ModelFolderError) as error:  # the user knows only the final name
+            raise type(error)(str(error).replace(str(new), str(folder))) from error
         for path in (*new.rglob("*"), new):
             _flush(path)
         try:

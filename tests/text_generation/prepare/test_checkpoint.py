@@ -130,6 +130,26 @@ def test_adapter_alone(tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path)
 
 
+def test_adapter_with_the_configuration_of_its_base_model(tmp_path: Path) -> None:
+    (write_configs(tmp_path) / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds only an adapter .* merge it into its base model"):
+        checkpoint.from_folder(tmp_path)
+    save_file({"norm.weight": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    assert checkpoint.from_folder(tmp_path).path == tmp_path
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    (write_configs(tmp_path) / "config.json").write_text("{}", encoding="utf-8-sig")
+    with pytest.raises(CheckpointError, match=r"config\.json .*BOM.*: save it as UTF-8 without this mark"):
+        checkpoint.read_config(tmp_path)
+
+
+def test_gguf_file_as_the_source(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"model\.gguf is a GGUF file, .*: give the folder of the checkpoint"):
+        checkpoint.from_folder(tmp_path / "model.gguf")
+
+
 def test_code_for_the_tokenizer(tmp_path: Path) -> None:
     (write_configs(tmp_path) / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own.Own", null]}}')
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json requires code .*auto_map"):

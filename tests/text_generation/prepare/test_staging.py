@@ -10,6 +10,8 @@ from tests.support.model_folders import WEIGHTS, write_model
 from text_generation import model_folder
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import staging
+from text_generation.prepare.checkpoint import CheckpointError
+from text_generation.prepare.machine import MachineError
 
 
 def alone(folder: Path) -> bool:
@@ -45,6 +47,19 @@ def test_existing_folder_is_kept(folder: Path) -> None:
     with pytest.raises(ModelFolderError, match=r"is incomplete .*config.json.*--force"), staging.staged(folder):
         pytest.fail("nothing may be started")
     assert alone(folder)
+
+
+@pytest.mark.parametrize("error", [CheckpointError, MachineError, None])
+def test_errors_name_the_folder_that_the_user_knows(tmp_path: Path, error: type[Exception] | None) -> None:
+    target = tmp_path / "model"
+
+    def fail() -> None:
+        with staging.staged(target) as new:
+            if error:
+                raise error(f"{new}/openvino_model.xml is missing")
+
+    with pytest.raises(error or ModelFolderError, match=rf"^{target}/openvino_model\.xml is missing"):
+        fail()
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -151,6 +166,8 @@ import os, pathlib, shutil, signal, sys
 sys.path.insert(0, {root!r})
 from tests.support.model_folders import write_model
 from text_generation.prepare import staging
+from text_generation.prepare.checkpoint import CheckpointError
+from text_generation.prepare.machine import MachineError
 
 moment, countdown, rename = {moment!r}, int({moment!r}[-1]), pathlib.Path.rename
 
