@@ -66,7 +66,8 @@ def complete_tokenizer(folder: Path) -> None:
                 f"{folder} gives the token {token!r} the id {stated_id}, but added to tokenizer.json it is {token_id}: "
                 "use a checkpoint whose tokenizer files belong together"
             )
-    tokenizer.save(str(path))
+    if tokenizer.get_added_tokens_decoder().keys() != tokenizer_file.load(folder).get_added_tokens_decoder().keys():
+        tokenizer.save(str(path))
 
 
 def lacks_tokens(folder: Path) -> bool:

@@ -119,8 +119,12 @@ class TestTokensThatTokenizerJsonLacks:
         assert ids == expected
         assert {START, END} <= set(ids)
 
-    def test_none_leave_the_file_as_it_is(self, tmp_path: Path) -> None:
-        folder = taken(write(tmp_path / "checkpoint", byte_level_tokenizer()), tmp_path / "model")
+    @pytest.mark.parametrize("ignored", [{}, {"sep_token": "<|sep|>"}])
+    def test_none_leave_the_file_as_it_is(self, tmp_path: Path, ignored: dict) -> None:
+        """transformers does not read special_tokens_map.json if there is an added_tokens_decoder."""
+        checkpoint = write(tmp_path / "checkpoint", byte_level_tokenizer(), added_tokens_decoder={})
+        (checkpoint / "special_tokens_map.json").write_text(json.dumps(ignored))
+        folder = taken(checkpoint, tmp_path / "model")
         published = (folder / "tokenizer.json").read_bytes()
         tokenizer.complete_tokenizer(folder)
         assert (folder / "tokenizer.json").read_bytes() == published
