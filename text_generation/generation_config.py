@@ -42,7 +42,7 @@ def recommended_sampling(path: Path) -> dict[str, Any]:
         _Recommended.model_validate(found)
     except ValidationError as error:
         problems = (f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors())
-        raise ModelFolderError(f"{path} can't be used: {'; '.join(problems)}") from error
+        raise ModelFolderError(f"{path} can't be used: {'; '.join(problems)}; correct the file") from error
     return found
 
 
@@ -55,6 +55,6 @@ def end_token_ids(path: Path) -> set[int]:
     token_ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     if not all(type(token_id) is int and token_id >= 0 for token_id in token_ids):
         raise ModelFolderError(
-            f"{path} can't be used: eos_token_id is {stated!r}: must be a token's id or a list of them"
+            f"{path} can't be used: eos_token_id is {stated!r}: must be the id of a token, or a list; correct the file"
         )
     return set(token_ids)
