@@ -238,7 +238,8 @@ def statistics(answer: Answer) -> str:
     text = f"{tokens} token{'s' * (tokens != 1)}, {answer.tokens_per_second:.1f} tokens/s"
     if answer.arrivals_s:
         text += f", first token after {1000 * answer.first_s:.0f} ms"
-    return text + "; cut off at the maximum length of an answer or of the conversation" * (answer.finish_reason == "length")
+    cut_off = answer.finish_reason == "length"
+    return text + "; cut off at the maximum length of an answer or of the conversation" * cut_off
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def context_length(folder: Path) -> int:
 
     Raises ModelFolderError if neither file has the number.
     """
-    size = _longrope_switch(folder) or _config_size(folder, "max_position_embeddings")
+    size = longrope_switch(folder) or _config_size(folder, "max_position_embeddings")
     if size is None:
         length = read_json(folder / "tokenizer_config.json").get("model_max_length")
         if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < NO_LENGTH:
@@ -154,8 +154,10 @@ def context_length(folder: Path) -> int:
     return size
 
 
-def _longrope_switch(folder: Path) -> int | None:
-    """Return the number of tokens above which a model with longrope uses its second set of position factors."""
+def longrope_switch(folder: Path) -> int | None:
+    """Return the number of tokens above which a model with longrope uses its second set of position factors; None if
+    the model does not have two. Raises ModelFolderError if config.json is damaged.
+    """
     config = read_json(folder / "config.json")
     rope = config.get("rope_parameters") or config.get("rope_scaling")  # the older name
     if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in LONGROPE:

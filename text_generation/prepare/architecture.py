@@ -10,10 +10,10 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConf
 from text_generation.errors import first_line
 from text_generation.model_folder import context_length
 from text_generation.prepare.checkpoint import (
-    ANSWERS_DIFFER,
     GENAI_FAULT,
     CheckpointError,
     code_error,
+    genai_differs,
     not_servable,
     read_json,
 )
@@ -61,7 +61,7 @@ def _why_not_servable(config: PretrainedConfig, model_class: Any, architectures:
         return "does not generate text"
     if config.model_type in SSM_MODELS:
         return "keeps state other than a key-value cache"
-    if config.model_type in ANSWERS_DIFFER:
+    if genai_differs(config.to_dict()):
         return GENAI_FAULT
     if not is_exportable(config.model_type):
         return "can't be exported by Optimum"

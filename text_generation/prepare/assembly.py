@@ -42,7 +42,17 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
         generation_config.recommended_sampling(source / "generation_config.json")
         for name in ("generation_config.json", "config.json"):
             generation_config.end_token_ids(source / name)
-        return tokenizer.check_chat(folder)
+        return [*tokenizer.check_chat(folder), *_context_notes(folder)]
+
+
+def _context_notes(folder: Path) -> list[str]:
+    switch = model_folder.longrope_switch(folder)
+    if switch is None:
+        return []
+    return [
+        f"Prompt and completion together can have {switch} tokens: for more, this model has a second set of position "
+        "factors (longrope), with which the engines answer incorrectly."
+    ]
 
 
 def fill(checkpoint: Checkpoint, folder: Path, model: Model | None) -> tuple[str, dict[str, str]]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -28,8 +29,6 @@ QUANTIZATION_FILES = ("quantize_config.json", "quant_config.json")  # of older A
 _QUANTIZED_TENSOR = re.compile(
     r"\.(qweight|qzeros|weight_packed|weight_scale(_inv)?|SCB|absmax|quant_map|weight\.(absmax|quant_\w+)\b.*)$"
 )
-# With MPT's attention biases, OpenVINO GenAI 2026.4.1 generates different tokens than transformers and Optimum.
-ANSWERS_DIFFER = ("mpt",)
 GENAI_FAULT = "OpenVINO GenAI runs incorrectly"
 
 
@@ -130,6 +129,16 @@ def code_error(path: Path) -> CheckpointError:
         f"{path} requires code from the checkpoint (auto_map), which is never run: "
         "use a checkpoint whose architecture is built into transformers"
     )
+
+
+def genai_differs(config: dict[str, Any]) -> bool:
+    """Whether OpenVINO GenAI generates different tokens than transformers and Optimum with this config.json.
+
+    Release 2026.4.1 does with the attention biases (ALiBi) of MPT and the first Falcon models, and with the local
+    attention of GPT-Neo.
+    """
+    model_type = config.get("model_type")
+    return model_type in ("mpt", "gpt_neo") or (model_type == "falcon" and bool(config.get("alibi")))
 
 
 def not_servable(path: Path, reason: str, name: str) -> CheckpointError:

@@ -40,6 +40,7 @@ def test_servable(tmp_path: Path, model_type: str) -> None:
         ("qwen3_next", "keeps state other than a key-value cache"),
         ("gemma3", "can't be exported by Optimum"),
         ("mpt", "OpenVINO GenAI runs incorrectly"),
+        ("gpt_neo", "OpenVINO GenAI runs incorrectly"),
         ("deepseek_v3", "can't be exported by Optimum"),
         ("rwkv", "can't be exported by Optimum"),
         ("invented", "describes a model unknown to transformers"),
@@ -48,6 +49,12 @@ def test_servable(tmp_path: Path, model_type: str) -> None:
 def test_what_cannot_be_served(tmp_path: Path, model_type: str, reason: str) -> None:
     with pytest.raises(CheckpointError, match=rf"config\.json describes .*{reason}|{reason}"):
         architecture.require_servable(write_config(tmp_path, model_type))
+
+
+def test_falcon_is_served_without_alibi(tmp_path: Path) -> None:
+    architecture.require_servable(write_config(tmp_path, "falcon"))
+    with pytest.raises(CheckpointError, match="OpenVINO GenAI runs incorrectly"):
+        architecture.require_servable(write_config(tmp_path, "falcon", alibi=True))
 
 
 @pytest.mark.parametrize("name", ["MistralModel", "Qwen2ForSequenceClassification", "LlamaForTokenClassification"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkpoints import SIZES, TOKENIZER_CONFIG, byte_level_tokenizer
-from text_generation import tokenizer_file
+from text_generation import model_folder, tokenizer_file
 from text_generation.prepare import assembly
 from text_generation.prepare.checkpoint import CheckpointError
 
@@ -60,3 +60,13 @@ def test_generation_config_that_the_server_would_refuse(tmp_path: Path, text: st
 def test_end_token_in_the_configuration(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoint/config\.json can't be used: eos_token_id is \[-1\]"):
         described(write(tmp_path / "checkpoint", {"eos_token_id": [-1]}))
+
+
+def test_longrope_limits_the_context_and_a_note_says_so(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
+    rope = {"rope_scaling": {"type": "longrope"} | factors, "original_max_position_embeddings": 128}
+    source, folder = write(tmp_path / "checkpoint", {"model_type": "phi3"} | rope), tmp_path / "new"
+    folder.mkdir()
+    [note] = assembly.describe(source, folder, None)
+    assert "can have 128 tokens" in note
+    assert model_folder.context_length(folder) == 128
