@@ -21,7 +21,7 @@ class Message(TypedDict):
 
 
 class TemplateRefused(RequestError):
-    """The chat template rejects the messages; the error message is the template's reason, in one line."""
+    """The chat template rejects the messages; the error message has the template's reason, which may quote them."""
 
 
 class ChatTemplate:
@@ -62,11 +62,11 @@ class ChatTemplate:
                 **given,
             )[0]
         except TemplateError as error:
-            raise TemplateRefused(f"the model's chat template refuses these messages: {first_line(error)}") from error
+            problem = "the model's chat template refuses these messages"
+            raise TemplateRefused(f"{problem}: {first_line(error)}", problem) from error
         except Exception as error:  # an expression in a template can raise anything
-            raise TemplateRefused(
-                f"the model's chat template fails on these messages: {type(error).__name__}: {first_line(error)}"
-            ) from error
+            problem = f"the model's chat template fails on these messages: {type(error).__name__}"
+            raise TemplateRefused(f"{problem}: {first_line(error)}", problem) from error
         return rendered[0]
 
 

@@ -2,11 +2,13 @@
 
 import logging
 
+from text_generation.wording import one_line
+
 logger = logging.getLogger(__name__)
 
 
 class RequestError(ValueError):
-    """The request can't be served; the message says what is wrong with it and what to do.
+    """The request can't be served; the message says in one line what is wrong with it and what to do.
 
     `log_message` replaces the message in the log, which must not quote the request as the client's message may.
     """
@@ -14,8 +16,8 @@ class RequestError(ValueError):
     kind = "bad_request"
 
     def __init__(self, message: str, log_message: str | None = None):
-        super().__init__(message)
-        self.log_message = message if log_message is None else log_message
+        super().__init__(one_line(message))
+        self.log_message = one_line(message if log_message is None else log_message)
 
 
 class TooLongError(RequestError):
@@ -43,7 +45,7 @@ def client_message(error: Exception) -> str:
     """Return the error message for the client: what is wrong with the request, or how the server failed."""
     if isinstance(error, RequestError | BusyError):
         return str(error)
-    return f"the server failed: {type(error).__name__}: {error}"
+    return one_line(f"the server failed: {type(error).__name__}: {error}")
 
 
 def log_failure(error: Exception, request_id: str) -> None:
@@ -55,7 +57,7 @@ def log_failure(error: Exception, request_id: str) -> None:
     if isinstance(error, RequestError | BusyError):
         logger.warning("request refused: %s", getattr(error, "log_message", error), extra=extra)
     else:
-        logger.error("request failed: %s: %s", type(error).__name__, first_line(error), extra=extra)
+        logger.error("request failed: %s: %s", type(error).__name__, one_line(first_line(error)), extra=extra)
         logger.debug("traceback of the failed request", exc_info=error, extra=extra)
 
 

@@ -103,3 +103,10 @@ def test_a_refusal_is_one_line_with_the_templates_reason(source, says):
     with pytest.raises(TemplateRefused, match=says) as error:
         template.render([{"role": "system", "content": "x"}, *QUESTION])
     assert "\n" not in str(error.value)
+
+
+def test_the_log_is_not_told_what_a_template_quotes():
+    for source in ("{{ raise_exception('no ' + messages[0]['content']) }}", "{{ {}[messages[0]['content']].x }}"):
+        with pytest.raises(TemplateRefused, match="xyzzy") as error:
+            ChatTemplate(source, {}).render([{"role": "user", "content": "xyzzy"}])
+        assert "xyzzy" not in error.value.log_message

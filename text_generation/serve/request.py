@@ -7,15 +7,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from text_generation.chat_template import Message
-from text_generation.errors import RequestError, first_line
+from text_generation.errors import RequestError
 from text_generation.serve.json_values import strings
 from text_generation.serve.sampling import SamplingParams
+from text_generation.serve.validation import rule
+from text_generation.wording import one_line
 
 # Names that the template renderer itself is called with.
 _RESERVED = {
     "messages", "conversations", "chat_template", "tools", "documents", "add_generation_prompt",
     "continue_final_message", "return_assistant_tokens_mask",
 }  # fmt: skip
+
+_MAX_QUOTED = 60  # characters of a value or a name in an error message
 
 
 def _no_reserved(variables: dict[str, Any]) -> dict[str, Any]:
@@ -57,16 +61,19 @@ class ChatRequest(SamplingParams):
     @classmethod
     def parse(cls, text: str) -> "ChatRequest":
         """Parse a request from JSON text; RequestError with one line that says what is wrong."""
+        if text.startswith("\ufeff"):
+            raise RequestError("request is not valid JSON: leave out the byte order mark at its beginning")
         try:
-            content = json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
+            content = json.loads(
+                text, object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_refuse_constant
+            )
+            "".join(strings(content)).encode()
         except RecursionError:
             raise RequestError("request is nested too deeply") from None
-        except ValueError as error:
-            raise RequestError(f"request is not valid JSON: {first_line(error)}") from None
-        try:
-            "".join(strings(content)).encode()
         except UnicodeEncodeError:
             raise RequestError("request contains an unpaired surrogate, which is not a character") from None
+        except json.JSONDecodeError as error:
+            raise RequestError(f"request is not valid JSON: {error}") from None
         if not isinstance(content, dict):
             raise RequestError("request must be a JSON object with messages")
         try:
@@ -111,33 +118,47 @@ def _plain(schema: Any) -> Any:
 
 
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        duplicate = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"duplicate key {duplicate!r}")
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            problem = "request is not valid JSON: duplicate key"
+            raise RequestError(f"{problem} {_shortened(name)}", problem)
+        members[name] = value
     return members
 
 
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:  # Python limits the digits, since conversion takes quadratic time
+        raise RequestError("request contains a number with too many digits") from None
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
+    raise RequestError(f"request is not valid JSON: {name} is not a number in JSON")
 
 
 def _problem(error: ErrorDetails) -> str:
     """Format one of pydantic's errors as `field: what is wrong with it`, with the value."""
-    quotes_nothing = error["type"] in ("missing", "extra_forbidden")
-    return _unquoted_problem(error) + ("" if quotes_nothing else f" (got {_shortened(error['input'])})")
+    place, kind = error["loc"], error["type"]
+    if kind == "extra_forbidden":
+        names = f"; valid fields are {', '.join(ChatRequest.model_fields)}" if len(place) == 1 else ""
+        return f"{_joined(place)}: unknown field{names}"
+    quoted = "" if kind == "missing" else f" (got {_shortened(error['input'])})"
+    return f"{_joined(place)}: {rule(error)}{quoted}"
 
 
 def _unquoted_problem(error: ErrorDetails) -> str:
-    """Format it without the value, which may be a user's text."""
-    place = ".".join(map(str, error["loc"])) or "request"
-    if error["type"] == "extra_forbidden":
-        known = ChatRequest if len(error["loc"]) == 1 else None
-        return f"{place}: unknown field" + (f"; valid fields are {', '.join(known.model_fields)}" if known else "")
-    return f"{place}: {error['msg'].removeprefix('Value error, ')}"
+    """Format it without the value and without names that are not ours, which may be a user's text."""
+    place, kind = error["loc"], error["type"]
+    if kind == "extra_forbidden":
+        return f"{_joined(place[:-1])}: unknown field"
+    return f"{_joined(place)}: {'has an invalid value' if kind == 'value_error' else rule(error)}"
+
+
+def _joined(place: tuple[int | str, ...]) -> str:
+    return ".".join(one_line(str(part), _MAX_QUOTED) for part in place) or "request"
 
 
 def _shortened(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return one_line(json.dumps(value, default=str, ensure_ascii=False), _MAX_QUOTED)

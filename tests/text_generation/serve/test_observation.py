@@ -74,6 +74,15 @@ def test_a_refused_request_has_a_line_of_its_own_behind_the_reason(caplog):
     assert re.fullmatch(r"refused in \d+\.\d\d s; bad_request; request [0-9a-f]{16}", line)
 
 
+def test_an_error_of_another_library_is_one_line_of_limited_length(caplog):
+    with caplog.at_level(logging.INFO, "text_generation"), pytest.raises(RuntimeError), Observation():
+        raise RuntimeError(f"\x1b[31m{'x' * 10_000}\nmore")
+    reason = caplog.records[0].getMessage()
+    assert reason.startswith("request failed: RuntimeError: \\x1b[31mxxx")
+    assert reason.isprintable()
+    assert len(reason) < 1000
+
+
 def test_json_is_one_line_whatever_is_in_a_record():
     try:
         raise RuntimeError("first line\nsecond line")

@@ -66,7 +66,60 @@ def test_any_value_of_any_field_is_taken_or_refused_in_a_line_that_names_it(fiel
     if message is not None:
         assert any(words in message for words in (field, "request is not valid JSON", "surrogate"))
         assert len(message) < 1000
-        assert "\n" not in message
+        assert message.isprintable()
+        assert "Input should" not in message
+
+
+SECRET = "xyzzy \x1b[31m\n\u2028"
+NAME, SCHEMA = SECRET * 20_000, {"type": "json_schema", "json_schema": {"schema": {"enum": [SECRET]}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (json.dumps({"messages": HI, NAME: 1}), "request: "),
+        (json.dumps({"messages": [HI[0] | {NAME: 1}]}), "messages.0: "),
+        (json.dumps({"messages": HI, "temperature": SECRET}), "temperature: "),
+        (json.dumps({"messages": HI, "stop": [SECRET * 50]}), "stop.0: "),
+        (json.dumps({"messages": HI, "response_format": SCHEMA}), "response_format.json_schema.schema: "),
+        (f"{{{json.dumps(NAME)}: 1, {json.dumps(NAME)}: 2}}", "request is not valid JSON: duplicate key"),
+    ],
+)
+def test_the_client_is_told_in_one_line_and_the_log_without_what_it_sent(text, place):
+    with pytest.raises(RequestError) as error:
+        ChatRequest.parse(text)
+    told, logged = str(error.value), error.value.log_message
+    assert "xyzzy" in told
+    assert told.isprintable()
+    assert len(told) < 1000
+    assert logged.startswith(place)
+    assert "xyzzy" not in logged
+    assert logged.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\ufeff{}", "request is not valid JSON: leave out the byte order mark at its beginning"),
+        (f'{{"seed": {"9" * 5000}}}', "request contains a number with too many digits"),
+        ('{"messages": ["Hi"]}', 'messages.0: must be an object (got "Hi")'),
+        ('{"messages": []}', "messages: must not be empty (got [])"),
+        ('{"messages": [], "temperature": "hot"}', "temperature: must be a number"),
+        ('{"messages": [], "top_k": 2147483648}', "top_k: must be below 2147483648 (got 2147483648)"),
+        ('{"messages": [], "repetition_penalty": 0}', "repetition_penalty: must be at least 0.01 (got 0)"),
+    ],
+)
+def test_a_refusal_is_in_plain_words(text, says):
+    with pytest.raises(RequestError) as error:
+        ChatRequest.parse(text)
+    assert says in str(error.value)
+
+
+def test_a_duplicate_key_among_many_is_found_at_once():
+    """In time that grows with the number of keys, not with its square, which would be minutes."""
+    names = [*map(str, range(200_000)), "199999"]
+    with pytest.raises(RequestError, match="duplicate key"):
+        ChatRequest.parse(f"{{{', '.join(f'{json.dumps(name)}: 0' for name in names)}}}")
 
 
 @given(st.text(max_size=40))

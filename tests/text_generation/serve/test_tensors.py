@@ -54,6 +54,13 @@ def test_a_broken_tensor_is_refused_with_the_reason(data, shape, datatype, says)
     assert says in str(error.value)
 
 
+def test_the_log_is_not_told_the_datatype_which_may_be_any_text():
+    with pytest.raises(RequestError, match="datatype xyzzy") as error:
+        unpack(b"", [0], "xyzzy\n" * 1000)
+    assert str(error.value).isprintable()
+    assert error.value.log_message == "pre_prompt has another datatype than BYTES"
+
+
 def test_inputs_are_found_by_name_wherever_they_stand():
     other, wanted = Tensor("a_first", b""), Tensor("pre_prompt", b"")
     assert input_named("pre_prompt", [other, wanted]) is wanted
