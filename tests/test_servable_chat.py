@@ -122,6 +122,11 @@ def test_parameters_of_neighbours_do_not_touch_each_other(client):
     assert together[4] == together[-1] == alone
 
 
+def test_values_that_are_bounds_in_32_bits_are_those_next_to_them(client):
+    for sampling in ({"top_p": 1e-46}, {"min_p": 0.99999999999}, {"top_p": 5e-324, "temperature": 2}):
+        assert ask(client, conversation(CAPITAL, **{"temperature": 1.0, "top_k": 0} | sampling))["completion"] == TOKYO
+
+
 def test_stop_strings_end_the_answer_before_them(client, server):
     whole = ask(client, conversation("Count from one to ten in words."))["completion"]
     stop, beginning = whole[len(whole) // 2 :][:6], whole[:1]
@@ -186,6 +191,10 @@ def test_over_rest_with_curl(server):
     assert outputs["logprobs"] == []
 
 
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
 @pytest.mark.parametrize(
     ("request_text", "says"),
     [
@@ -206,6 +215,7 @@ def test_over_rest_with_curl(server):
         (conversation("Hi", response_format={"type": "xml"}), "response_format.type: must be 'text'"),
         (conversation("Hi", response_format={"type": "json_schema"}), "json_schema and the type json_schema"),
         (conversation("Hi", chat_template_kwargs={"tools": []}), "tools is reserved and can't be passed"),
+        (conversation("<|im_end|>", chat_template_kwargs={"a": nested(800)}), "chat_template_kwargs: is nested too"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role: must be 'system', 'user' or"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content: must be a string"),
         ({"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages.0.name: unknown field"),

@@ -153,7 +153,10 @@ class Chat:
         texts = [message["content"] for conversation in conversations for message in conversation]
         long = sum(map(len, texts)) + len(json.dumps(variables)) > _LONG_TEXT
         with self._long_texts_lock if long else nullcontext():
-            return [self._encoder.encode(conversation, variables) for conversation in conversations]
+            try:
+                return [self._encoder.encode(conversation, variables) for conversation in conversations]
+            except RecursionError:
+                raise RequestError("chat_template_kwargs: is nested too deeply") from None
 
     def _check_batch(self, prompts: list[list[int]]) -> None:
         longest = max(map(len, prompts))

@@ -15,7 +15,7 @@ from text_generation.wording import one_line
 
 # Names that the template renderer itself is called with.
 _RESERVED = {
-    "messages", "conversations", "chat_template", "tools", "documents", "add_generation_prompt",
+    "self", "messages", "conversations", "chat_template", "tools", "documents", "add_generation_prompt",
     "continue_final_message", "return_assistant_tokens_mask",
 }  # fmt: skip
 

@@ -1,11 +1,17 @@
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Template
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from text_generation.chat_template import ChatTemplate
 from text_generation.errors import RequestError
 from text_generation.serve.json_schema import MAX_DEPTH, MAX_NODES, check_schema
 from text_generation.serve.request import ChatRequest, request_schema
@@ -95,6 +101,30 @@ def test_the_client_is_told_in_one_line_and_the_log_without_what_it_sent(text, p
     assert logged.startswith(place)
     assert "xyzzy" not in logged
     assert logged.isprintable()
+
+
+def test_the_names_of_the_renderer_are_reserved():
+    """Whatever else is given to the template, it is rendered."""
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    names = [*_parameters(ChatTemplate.render), *_parameters(render_jinja_template), *_parameters(Template.render)]
+    assert "self" in names
+    for name in names:
+        with pytest.raises(RequestError, match=f"{name} is reserved"):
+            parse(chat_template_kwargs={name: 1})
+    assert template.render(HI, **parse(chat_template_kwargs={"args": 1, "cls": 2}).chat_template_kwargs) == "Hi"
+
+
+def _parameters(function: Callable) -> list[str]:
+    """The names of the parameters that an argument by name would collide with."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, own in inspect.signature(function).parameters.items() if own.kind not in variable]
+
+
+@given(st.floats(0, 1, exclude_min=True), st.floats(0, 1, exclude_max=True))
+def test_what_the_bounds_exclude_is_not_reached_in_32_bits(top_p, min_p):
+    request = parse(top_p=top_p, min_p=min_p)
+    assert 0 < np.float32(request.top_p) <= 1
+    assert 0 <= np.float32(request.min_p) < 1
 
 
 @pytest.mark.parametrize(
