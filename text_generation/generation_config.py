@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from text_generation.model_folder import ModelFolderError, read_json
+from text_generation.validation import rule
 
 Temperature = Annotated[
     float, Field(ge=0, le=2, description="0 always takes the likeliest token; higher values sample more evenly.")
@@ -49,7 +50,7 @@ def recommended_sampling(path: Path) -> dict[str, Any]:
     try:
         _Recommended.model_validate(found)
     except ValidationError as error:
-        problems = (f"{e['loc'][0]} is {e['input']!r}: {e['msg']}" for e in error.errors())
+        problems = (f"{e['loc'][0]} is {e['input']!r}: {rule(e)}" for e in error.errors())
         raise ModelFolderError(f"{path} can't be used: {'; '.join(problems)}; correct the file") from error
     return found
 

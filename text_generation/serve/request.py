@@ -10,7 +10,7 @@ from text_generation.chat_template import Message
 from text_generation.errors import RequestError
 from text_generation.serve.json_values import strings
 from text_generation.serve.sampling import SamplingParams
-from text_generation.serve.validation import rule
+from text_generation.validation import rule
 from text_generation.wording import one_line
 
 # Names that the template renderer itself is called with.

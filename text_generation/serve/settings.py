@@ -3,21 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Json, ValidationError
+from pydantic import AfterValidator, Field, Json, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text_generation import model_folder
 from text_generation.generation_config import RepetitionPenalty, Temperature, TopK, TopP, recommended_sampling
 from text_generation.serve.engines import EngineName
 from text_generation.serve.sampling import SamplingParams, Seed
+from text_generation.validation import rule
+from text_generation.wording import one_line
 
 # One request at a time on all cores: right for chat, but not what OpenVINO's AUTO device would choose.
 DEFAULT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-
-
-def _encodable(text: str) -> str:
-    text.encode()  # raises ValueError if the environment contains bytes that are not UTF-8
-    return text
 
 
 class SettingError(ValueError):
@@ -49,7 +46,7 @@ class Settings(BaseSettings):
     seed: Seed | None = None
     max_new_tokens: int = Field(SamplingParams().max_tokens, ge=1)
     ignore_eos: bool = False
-    system_prompt: Annotated[str, AfterValidator(_encodable)] | None = None
+    system_prompt: str | None = None
 
     max_concurrent_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(128, ge=0)
@@ -59,6 +56,17 @@ class Settings(BaseSettings):
     kv_cache_gb: int = Field(2, ge=1, le=2**16)
     prefix_caching: bool = True
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                problem = "contains bytes that are not UTF-8: write it, and the names of folders, in UTF-8"
+                raise ValueError(problem) from None
+        return value
+
     @classmethod
     def from_environment(cls) -> "Settings":
         """Return the settings of this process; SettingError with one line if a variable is invalid."""
@@ -66,7 +74,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             problems = (
-                f"{'.'.join(map(str, e['loc'])).upper()} is {str(e['input'])!r}: {e['msg']}" for e in error.errors()
+                f"{'.'.join(map(str, e['loc'])).upper()} is {one_line(repr(str(e['input'])), 100)}: {rule(e)}"
+                for e in error.errors()
             )
             raise SettingError("; ".join(problems)) from None
 

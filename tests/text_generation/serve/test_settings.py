@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,6 @@ def test_ov_config_is_laid_over_the_defaults(monkeypatch):
         ("KV_CACHE_GB", "0.5"),
         ("KV_CACHE_GB", "100000"),
         ("TOP_K", "2147483648"),
-        ("SYSTEM_PROMPT", "\udcff"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("LLM_METRICS_PORT", "0"),
@@ -119,6 +119,23 @@ def test_a_bad_value_is_one_line_that_names_the_variable_and_the_value(monkeypat
     with pytest.raises(SettingError) as error:
         Settings.from_environment()
     message = str(error.value)
-    assert message.startswith(f"{name} is ")
-    assert repr(value) in message
+    assert message.startswith(f"{name} is {value!r}: must be ")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name", ["MODEL_PATH", "SELECTED_MODEL", "DEVICE", "OV_CONFIG", "SYSTEM_PROMPT", "LLM_METRICS_ADDRESS"]
+)
+def test_a_variable_that_is_not_utf8_is_one_line_that_names_it(monkeypatch, name):
+    monkeypatch.setenv(name, os.fsdecode(b"mod\xe8le"))
+    with pytest.raises(SettingError) as error:
+        Settings.from_environment()
+    says = "contains bytes that are not UTF-8: write it, and the names of folders, in UTF-8"
+    assert str(error.value) == rf"{name} is 'mod\udce8le': {says}"
+
+
+def test_a_long_value_is_cut_off(monkeypatch):
+    monkeypatch.setenv("SEED", "9" * 5000)
+    with pytest.raises(SettingError, match=r"SEED is '999.*999\.\.\.: must be a smaller integer$") as error:
+        Settings.from_environment()
+    assert len(str(error.value)) < 200
