@@ -224,8 +224,11 @@ def nested(depth: int) -> list:
         ('{"messages": [], "messages": []}', 'duplicate key "messages"'),
         ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "an unpaired surrogate"),
         ("[" * 50_000, "nested too deeply"),
-        (conversation("word " * 9000), "too long: the conversation has 9031 tokens, but the model's context"),
-        (conversation("word " * 1_000_000), "too long: the conversation has"),
+        (conversation("word " * 9000), "the model's context, answer included, is 8192: shorten the message"),
+        (conversation("word " * 9000, "Yes.", "a"), "too long: the conversation has 9045 tokens, but the"),
+        (conversation("word " * 9000, "Yes.", "a"), "is 8192: leave out the oldest turns"),
+        (conversation("a", system="word " * 9000), "is 8192: shorten the messages"),
+        (conversation("word " * 1_000_000), "can never allow that many: shorten the message"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_served_says_why_and_harms_nobody(client, server, request_text, says):

@@ -21,9 +21,13 @@ class RequestError(ValueError):
 
 
 class TooLongError(RequestError):
-    """The request is longer than the model's context or a limit allows."""
+    """The request is longer than the model's context or a limit allows. `problem` is the message without the advice."""
 
     kind = "too_long"
+
+    def __init__(self, problem: str, advice: str):
+        super().__init__(f"{problem}: {advice}")
+        self.problem = problem
 
 
 class BusyError(Exception):

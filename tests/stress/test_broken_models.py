@@ -174,8 +174,8 @@ def test_the_graph_is_unavailable_and_the_server_up(serving, folder, damage):
     [
         ({"device": "TPU"}, "DEVICE=TPU"),
         ({"ov_config": '{"PERFORMANCE_HINT": "FAST"}'}, '"PERFORMANCE_HINT": "FAST"'),
-        ({"system_prompt": "word " * 9000, "max_prompt_tokens_per_request": 10_000}, "SYSTEM_PROMPT"),
-        ({"max_prompt_tokens_per_request": 5}, "MAX_PROMPT_TOKENS_PER_REQUEST is 5"),
+        ({"system_prompt": "word " * 9000, "max_prompt_tokens_per_request": 10_000}, ": shorten SYSTEM_PROMPT"),
+        ({"max_prompt_tokens_per_request": 5}, "MAX_PROMPT_TOKENS_PER_REQUEST is 5: raise the limit"),
     ],
 )
 def test_settings_that_do_not_suit_the_model_are_one_line_that_names_them(int8_model, settings, says):

@@ -11,8 +11,8 @@ MODEL_IS_READY = " is ready (ENGINE="
 BUSY = "; busy; "  # the end of a request that got no place
 CANCELLED = "; cancelled; "
 # Logged with LOG_LEVEL=DEBUG when the prompts have been read, before they wait for a place.
-ONE_PROMPT = " 1 prompts: ["
-GENERATED = re.compile(r"\d+ prompts: (\d+) tokens generated in")
+ONE_PROMPT = " 1 prompt: ["
+GENERATED = re.compile(r"\d+ prompts?: (\d+) tokens? generated in")
 
 
 def graph_is(state: str, name: str) -> str:

@@ -21,6 +21,7 @@ from text_generation.serve.request import ChatRequest
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 from text_generation.serve.stop_tokens import stop_token_ids
+from text_generation.wording import counted
 
 if TYPE_CHECKING:
     from text_generation.serve.metrics import Metrics
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 _LONG_TEXT = 1 << 16
 # JSON may encode a byte of text as six characters (\u001f), and also contains more than text.
 _JSON_EXPANSION, _JSON_OVERHEAD = 6, 1 << 16
+_NEVER_ALLOWED = "MAX_PROMPT_TOKENS_PER_REQUEST can never allow that many"
 
 
 class Chat:
@@ -76,13 +78,15 @@ class Chat:
         """
         if size > self._max_bytes:
             raise TooLongError(
-                f"{name} has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST can ever allow "
-                f"({self._max_bytes}): send fewer or shorter prompts"
+                f"{name} has {size} bytes, more than MAX_PROMPT_TOKENS_PER_REQUEST can ever allow ({self._max_bytes})",
+                "send fewer or shorter prompts",
             )
 
     def check_json_size(self, size: int) -> None:
         """Raise TooLongError if a conversation, as JSON with `size` bytes, can't be within the limits."""
-        _check_conversation_size(size, self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD)
+        limit = self._max_bytes * _JSON_EXPANSION + _JSON_OVERHEAD
+        if size > limit:
+            raise _too_long(counted(size, "byte"), _NEVER_ALLOWED, "leave out turns or shorten them")
 
     def ask(self, questions: Sequence[str], observation: Observation | None = None) -> Generation:
         """Answer each question separately, with the settings' sampling. Errors are those of `answer`."""
@@ -100,7 +104,7 @@ class Chat:
                 raise RequestError(f"prompt {number} of {count} is empty")
             if "\0" in question:
                 raise RequestError(f"prompt {number} of {count} contains a null byte")
-        logger.debug("%d prompts: %r", count, questions)
+        logger.debug("%s: %r", counted(count, "prompt"), questions)
         return self._encode([self._with_system_prompt([{"role": "user", "content": q}]) for q in questions], {})
 
     def answer(self, request: ChatRequest, observation: Observation | None = None) -> Generation:
@@ -124,9 +128,12 @@ class Chat:
                 raise RequestError(f"messages.{number}.content: contains a null byte")
         logger.debug("conversation: %r", conversation)
         # Tokenizing takes far more memory than the text, so hopelessly long texts are refused first.
-        _check_conversation_size(sum(len(m["content"].encode()) for m in conversation), self._max_bytes)
+        advice = _advice(conversation)
+        size = sum(len(message["content"].encode()) for message in conversation)
+        if size > self._max_bytes:
+            raise _too_long(counted(size, "byte"), _NEVER_ALLOWED, advice)
         [prompt] = self._encode([self._with_system_prompt(conversation)], request.chat_template_kwargs)
-        self._check_conversation(len(prompt))
+        self._check_conversation(len(prompt), advice)
         return self.generate([prompt], sampling, observation)
 
     def generate(
@@ -162,23 +169,24 @@ class Chat:
         longest = max(map(len, prompts))
         if longest >= self._context_length:
             raise TooLongError(
-                f"a prompt has {longest} tokens, but prompt and completion share a context of {self._context_length}: "
-                "shorten the prompt"
+                f"a prompt has {longest} tokens, but prompt and completion share a context of {self._context_length}",
+                "shorten the prompt",
             )
         total, limit = longest * len(prompts), self._settings.max_prompt_tokens_per_request
         if total > limit:
             raise TooLongError(
-                f"{len(prompts)} prompts of up to {longest} tokens make a batch of {total}, but "
-                f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}: send fewer or shorter prompts"
+                f"a batch of {counted(len(prompts), 'prompt')} of up to {counted(longest, 'token')} has {total}, but "
+                f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}",
+                "send fewer or shorter prompts, or raise the limit",
             )
 
-    def _check_conversation(self, length: int) -> None:
+    def _check_conversation(self, length: int, advice: str) -> None:
         limit = self._settings.max_prompt_tokens_per_request
+        tokens = counted(length, "token")
         if length >= self._context_length:
-            reason = f"the model's context, answer included, is {self._context_length}"
-            raise TooLongError(_too_long(f"{length} tokens", reason))
+            raise _too_long(tokens, f"the model's context, answer included, is {self._context_length}", advice)
         if length > limit:
-            raise TooLongError(_too_long(f"{length} tokens", f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}"))
+            raise _too_long(tokens, f"MAX_PROMPT_TOKENS_PER_REQUEST is {limit}", f"{advice}, or raise the limit")
 
     def _create_admission(self) -> Admission:
         token_bytes = self._engine.cache_bytes_per_token
@@ -211,11 +219,12 @@ def _open_metrics(settings: Settings) -> "Metrics | None":
     return Metrics(settings.served_model, settings.llm_metrics_address, settings.llm_metrics_port)
 
 
-def _check_conversation_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise TooLongError(_too_long(f"{size} bytes", "MAX_PROMPT_TOKENS_PER_REQUEST can never allow that many"))
+def _advice(conversation: list[Message]) -> str:
+    if sum(message["role"] != "system" for message in conversation) > 1:
+        return "leave out the oldest turns"
+    return f"shorten the message{'s' * (len(conversation) > 1)}"
 
 
-def _too_long(length: str, reason: str) -> str:
-    # From the first words, clients know that leaving out turns helps.
-    return f"too long: the conversation has {length}, but {reason}: leave out the oldest turns"
+def _too_long(length: str, reason: str, advice: str) -> TooLongError:
+    # From the first words, clients know that leaving out turns may help.
+    return TooLongError(f"too long: the conversation has {length}, but {reason}", advice)

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from text_generation import model_folder
 from text_generation.chat_template import TemplateRefused
-from text_generation.errors import RequestError
+from text_generation.errors import RequestError, TooLongError
 from text_generation.model_folder import ModelFolderError, ModelInfo
 from text_generation.serve.chat import Chat
 from text_generation.serve.request import ChatMessage, ChatRequest
@@ -87,6 +87,9 @@ def _answer_once(chat: Chat, settings: Settings) -> None:
     except TemplateRefused as error:
         refused = "a user's message" if settings.system_prompt is None else "SYSTEM_PROMPT"
         raise ModelFolderError(f"{settings.model_path} can't be used with {refused}: {error}") from error
+    except TooLongError as error:
+        advice = "raise the limit" if settings.system_prompt is None else "shorten SYSTEM_PROMPT"
+        raise ModelFolderError(f"{settings.model_path} can't answer any question: {error.problem}: {advice}") from error
     except RequestError as error:
         raise ModelFolderError(
             f"SYSTEM_PROMPT and limits leave no room for a question to {settings.model_path}: {error}"

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from text_generation.errors import error_kind, log_failure
+from text_generation.wording import counted
 
 if TYPE_CHECKING:
     from text_generation.serve.generation import Completion
@@ -58,9 +59,10 @@ class RequestRecord:
         queue, first_token = (
             "-" if seconds is None else f"{seconds:.2f} s" for seconds in (self.queue_s, self.first_token_s)
         )
+        prompts, tokens = counted(len(self.prompt_tokens), "prompt"), counted(sum(self.completion_tokens), "token")
         return (
-            f"{len(self.prompt_tokens)} prompts: {sum(self.completion_tokens)} tokens generated in {self.total_s:.2f} s"
-            f"; {sum(self.prompt_tokens)} prompt tokens, queue {queue}, first token {first_token}"
+            f"{prompts}: {tokens} generated in {self.total_s:.2f} s"
+            f"; {counted(sum(self.prompt_tokens), 'prompt token')}, queue {queue}, first token {first_token}"
             f"; {self.ended}; request {self.request_id}"
         )
 

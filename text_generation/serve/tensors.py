@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from text_generation.errors import RequestError
+from text_generation.wording import counted
 
 _LENGTH = struct.Struct("<I")
 
@@ -45,16 +46,16 @@ def unpack_texts(tensor: Tensor) -> list[str]:
         (length,) = _LENGTH.unpack_from(data, offset)
         offset = start + length
         if offset > len(data):
-            left = len(data) - start
             raise RequestError(
-                f"{name} is truncated: element {len(texts) + 1} should have {length} bytes, but {left} are left"
+                f"{name} is truncated: element {len(texts) + 1} should have {counted(length, 'byte')}, "
+                f"but has {len(data) - start}"
             )
         try:
             texts.append(str(data[start:offset], "utf-8"))
         except UnicodeDecodeError as error:
             raise RequestError(f"element {len(texts) + 1} of {name} is not UTF-8: {error.reason}") from None
     if math.prod(shape) != len(texts):
-        raise RequestError(f"{name} has shape {list(shape)}, but its data holds {len(texts)} elements")
+        raise RequestError(f"{name} has shape {list(shape)}, but its data holds {counted(len(texts), 'element')}")
     return texts
 
 

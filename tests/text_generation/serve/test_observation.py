@@ -50,17 +50,16 @@ def observed(caplog, *completions: Completion, error: BaseException | None = Non
         ([completion(5, "stop")], None, "stop"),
         ([completion(5, "stop"), completion(6, "length"), completion(1, "stop")], None, "length, stop"),
         ([completion(5, "stop"), completion(6, None)], GeneratorExit(), "cancelled"),
-        ([completion(5, None)], None, "cancelled"),
+        ([completion(1, None)], None, "cancelled"),
         ([completion(5, None)], RuntimeError("secret"), "internal"),
         ([completion(0, None)], BusyError("busy"), "busy"),
     ],
 )
 def test_the_access_line_says_what_it_cost_and_why_it_ended(caplog, completions, error, ended):
     line = observed(caplog, *completions, error=error)
-    tokens = sum(len(own.token_ids) for own in completions)
-    numbers = (
-        rf"{len(completions)} prompts: {tokens} tokens generated in \d+\.\d\d s; {3 * len(completions)} prompt tokens"
-    )
+    prompts, tokens = len(completions), sum(len(own.token_ids) for own in completions)
+    generated = f"{prompts} prompt{'s' * (prompts != 1)}: {tokens} token{'s' * (tokens != 1)} generated"
+    numbers = rf"{generated} in \d+\.\d\d s; {3 * prompts} prompt tokens"
     assert re.fullmatch(
         rf"{numbers}, queue \d+\.\d\d s, first token \d+\.\d\d s; {ended}; request [0-9a-f]{{16}}", line
     )

@@ -36,14 +36,16 @@ def test_an_empty_tensor_has_no_texts():
     [
         (b"\0\0\0\0", [1], "INT32", "pre_prompt has datatype INT32"),
         (b"\1\0", [1], "BYTES", "truncated: element 1 lacks its 4-byte length"),
-        (b"\5\0\0\0abc", [1], "BYTES", "truncated: element 1 should have 5 bytes, but 3 are left"),
+        (b"\5\0\0\0abc", [1], "BYTES", "truncated: element 1 should have 5 bytes, but has 3"),
         (
             pack_texts(["a"]) + struct.pack("<I", 2**32 - 1),
             [2],
             "BYTES",
-            "element 2 should have 4294967295 bytes, but 0 are left",
+            "element 2 should have 4294967295 bytes, but has 0",
         ),
         (b"\1\0\0\0\xff", [1], "BYTES", "element 1 of pre_prompt is not UTF-8"),
+        (b"\1\0\0\0", [1], "BYTES", "truncated: element 1 should have 1 byte, but has 0"),
+        (pack_texts(["a"]), [3], "BYTES", "shape [3], but its data holds 1 element"),
         (pack_texts(["a", "b"]), [3], "BYTES", "shape [3], but its data holds 2 elements"),
         (pack_texts(["a", "b"]), [], "BYTES", "shape [], but its data holds 2 elements"),
     ],
