@@ -51,7 +51,11 @@ class Server:
                     raise RequestFailed(
                         f"the server at {self.url} has no {graph}, or is still loading it: {error.details()}"
                     ) from None
-            raise RequestFailed(error.details()) from None
+                case grpc.StatusCode.UNIMPLEMENTED:
+                    raise RequestFailed(
+                        f"the gRPC service at {self.url} is not a model server's: give the address of one with --url"
+                    ) from None
+            raise RequestFailed(f"the server at {self.url} failed: {error.details()}") from None
 
     def infer(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
         """Yield name and value of each output, for an input BYTES [n]."""

@@ -4,8 +4,10 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from ovms_local.testing import free_port, serve
@@ -76,6 +78,22 @@ def test_a_server_that_is_not_there_is_one_line():
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: no server answers at {url}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("client", ["client_unary.py", "client_stream.py", "client_chat.py"])
+def test_another_grpc_service_is_one_line_that_names_its_address(client):
+    other = grpc.server(ThreadPoolExecutor(1))
+    url = f"127.0.0.1:{other.add_insecure_port('127.0.0.1:0')}"
+    other.start()
+    try:
+        command = [sys.executable, str(ROOT / client), "--url", url, *["-p", "Hello"] * (client != "client_chat.py")]
+        result = subprocess.run(command, input="", capture_output=True, text=True, check=False, timeout=120)
+    finally:
+        other.stop(None)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: the gRPC service at {url} is not a model server's: give the address of one with --url\n"
+    )
 
 
 def test_a_foreign_python_model_is_told_apart(tmp_path):
