@@ -59,9 +59,9 @@ def parse(xml: bytes) -> Ir | None:
 
 
 def data_bytes(xml: bytes) -> int | None:
-    """Return where the constants in the .bin file of any IR end, not only a language model's; None if damaged."""
+    """Return where the constants in the .bin file of any IR end, not only a language model's; None without any."""
     constants = _constants(xml)
-    return None if constants is None else max((end for *_, end in constants), default=0)
+    return max(end for *_, end in constants) if constants else None
 
 
 def _constants(xml: bytes) -> list[tuple[str, list[int], int]] | None:

@@ -52,7 +52,7 @@ def test_damage(damage: bytes) -> None:
 
 def test_where_the_data_of_any_ir_ends() -> None:
     assert ir.data_bytes(xml(("u8", "7"), ("i32", ""), state=False)) == 200
-    assert ir.data_bytes(xml(state=False)) == 0
+    assert ir.data_bytes(xml(state=False)) is None
     assert ir.data_bytes(xml(("u8", "7"))[:-10]) is None
     assert ir.data_bytes(xml(("u8", "seven"))) is None
     assert ir.data_bytes(b"") is None
