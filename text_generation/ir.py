@@ -59,7 +59,7 @@ def parse(xml: bytes) -> Ir | None:
 
 
 def data_bytes(xml: bytes) -> int | None:
-    """Return where the constants in the .bin file of any IR end, not only a language model's; None without any."""
+    """Return where the constants in the .bin file of any IR end; None if it has none, or is damaged."""
     constants = _constants(xml)
     return max(end for *_, end in constants) if constants else None
 
