@@ -325,12 +325,21 @@ class TestSettings:
             "Temperature": "0.5",
             "Top-p": "0.9",
             "Longest answer, in tokens": "7",
-            "Stop before": f"one{Keys.ENTER}two",
+            "Stop before": f"one{Keys.ENTER * 2}two{Keys.ENTER}",
         }.items():
             self.field(browser, label).send_keys(text)
         assert json.loads(browser.answer("messages")[0])[0] == {"role": "system", "content": "Be brief."}
         sent = {"temperature": 0.5, "top_p": 0.9, "max_tokens": 7, "stop": ["one", "two"]}
         assert json.loads(browser.answer("sampling")[0]) == sent
+
+    @pytest.mark.parametrize("typed", ["hot", "nan", "1e999"])
+    def test_what_is_no_number_is_told(self, browser, scripted, typed):
+        browser.open(scripted)
+        browser.click("button.label-wrap")
+        self.field(browser, "Temperature").send_keys(typed)
+        browser.ask("Hello")
+        watch.until(browser.notes)
+        assert browser.notes()[0].startswith(f"Under Settings, {typed} is not a valid number.")
 
     def test_the_server_s_ceilings_are_told(self, browser, page):
         browser.open(page)
@@ -347,7 +356,7 @@ class TestSettings:
 
 
 class TestWhatGoesWrong:
-    def test_busy_and_broken_and_too_long(self, browser, scripted):
+    def test_busy_and_broken_and_too_long(self, browser, scripted, script):
         browser.open(scripted)
         browser.ask("busy")
         watch.until(browser.notes)
@@ -355,6 +364,7 @@ class TestWhatGoesWrong:
         assert browser.answer("broken half an answer")[1].startswith(
             "The server could not answer: the model broke The partial"
         )
+        assert browser.answer("say one")[1].startswith("1 token, ")
         answer, note = browser.answer("unfinished half an answer")
         assert answer == "half an answer"
         assert note == "The server ended in the middle of the answer. The partial answer is kept. ↻ asks again."
@@ -364,6 +374,12 @@ class TestWhatGoesWrong:
             *("unfinished half an answer", "half an answer", "one more", "more", "messages"),
         ]
         assert "without the oldest questions" in browser.notes()[-1]
+        assert browser.texts("bot")[-1].strip() == browser.notes()[-1]
+        browser.answer("one more")
+        left = lines(script, "left")
+        before = left()
+        browser.answer("one more")
+        assert left() == before + 2  # once with the turn that no longer fits, once without all that do not
         browser.ask("x" * 1001)
         watch.until(lambda: browser.notes()[-1].startswith("This is too long for the model"))
         assert browser.texts("user")[0] == "busy"

@@ -1,5 +1,6 @@
 """Answers a question on the page with messages, and a note below them."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -11,7 +12,11 @@ from markup import as_typed
 from server import Failed, TooLong, outputs
 
 FRAME_S = 0.05  # updating a growing answer more often only costs time
-NOTE = {"id": "note"}  # metadata of the page's own messages, which are not part of the conversation
+NOTE = "note"  # id of the page's own messages, which are not part of the conversation
+
+
+def is_note(message: dict) -> bool:
+    return (message["metadata"] or {}).get("id") == NOTE
 
 
 def conversation(history: list[dict]) -> list[dict[str, str]]:
@@ -19,9 +24,14 @@ def conversation(history: list[dict]) -> list[dict[str, str]]:
     messages = [
         {"role": message["role"], "content": message["content"][0]["text"]}
         for message in history
-        if message["metadata"] != NOTE
+        if not is_note(message)
     ]
     return [message for turn in pairwise(messages) if turn[0]["role"] == "user" != turn[1]["role"] for message in turn]
+
+
+def left_out_so_far(history: list[dict]) -> int:
+    """Return how many of the conversation's messages no longer fit, as found out by the last question."""
+    return next((int(message["metadata"]["log"]) for message in reversed(history) if is_note(message)), 0)
 
 
 @dataclass
@@ -53,7 +63,8 @@ class Answer:
 
     def statistics(self) -> str:
         """Format the counts and times of the complete answer."""
-        speed = f"{self.tokens} tokens, {self.tokens / self.last_s:.1f} tokens/s, first after {self.first_s:.2f} s"
+        tokens = f"{self.tokens} token{'s' * (self.tokens != 1)}"
+        speed = f"{tokens}, {self.tokens / self.last_s:.1f} tokens/s, first after {self.first_s:.2f} s"
         return speed + (", cut off at the maximum length" if self.cut_off else "")
 
 
@@ -63,38 +74,44 @@ def answering(url: str) -> Callable:
     async def answer(question, history, system, temperature, top_p, max_tokens, stop):
         first = [{"role": "system", "content": system}] if system.strip() else []
         earlier, new_message = conversation(history), {"role": "user", "content": as_typed(question)}
-        reply, left_out, note = Answer(), "", None
+        reply, left_out, note = Answer(), left_out_so_far(history), None
         while note is None:
             try:
                 request = {
-                    "messages": [*first, *earlier, new_message],
+                    "messages": [*first, *earlier[left_out:], new_message],
                     "temperature": number(temperature, float),
                     "top_p": number(top_p, float),
                     "max_tokens": number(max_tokens, int),
-                    "stop": stop.splitlines(),
+                    "stop": [line for line in stop.splitlines() if line],
                 }
                 async with aclosing(outputs(url, request)) as received:
                     async for name, value in received:
                         if reply.add_output(name, value):
                             yield [assistant_message(reply.text)]
-                note = reply.statistics() + left_out
+                note = reply.statistics() + ", without the oldest questions, which no longer fit" * (left_out > 0)
             except TooLong as error:
-                if earlier:
-                    earlier, left_out = earlier[2:], ", without the oldest questions, which no longer fit"
+                if left_out < len(earlier):
+                    left_out += 2  # a question and its answer
                 else:
-                    note = f"{error} ↻ asks again."
+                    note, left_out = f"{error} ↻ asks again.", left_out_so_far(history)
             except Failed as error:
                 note = f"{error} {'The partial answer is kept. ' if reply.text else ''}↻ asks again."
         messages = [assistant_message(reply.text)] if reply.text else []
-        yield [*messages, {**assistant_message(f"*{note}*"), "metadata": NOTE}]
+        # Without a title, the page does not show a message's log.
+        yield [*messages, {**assistant_message(f"*{note}*"), "metadata": {"id": NOTE, "log": str(left_out)}}]
 
     return answer
 
 
 def number(text: str, kind: type) -> float | None:
+    if not text.strip():
+        return None
     try:
-        return kind(text) if text.strip() else None
-    except ValueError:
+        value = kind(text)
+        if not math.isfinite(value):
+            raise ValueError
+        return value
+    except (ValueError, OverflowError):
         raise Failed(f"Under Settings, {text} is not a valid number.") from None
 
 
