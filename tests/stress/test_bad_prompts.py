@@ -59,8 +59,8 @@ BAD_REQUESTS = [
     ),
     BadRequest("too few elements", pack_texts(["Hi"]), (3,), "BYTES", "shape [3], but its data holds 1 element"),
     BadRequest("another shape", pack_texts(["Hi"]), (1, 0), "BYTES", "shape [1, 0], but its data holds 1 element"),
-    BadRequest("INT32", b"\1\0\0\0", (1,), "INT32", "pre_prompt has datatype INT32, but texts are sent as BYTES"),
-    BadRequest("a datatype of one's own", b"abc", (1,), "TEXT", "pre_prompt has datatype TEXT"),
+    BadRequest("INT32", b"\1\0\0\0", (1,), "INT32", "pre_prompt has another datatype than BYTES"),
+    BadRequest("a datatype of one's own", b"abc", (1,), "TEXT", "pre_prompt has another datatype than BYTES"),
 ]
 
 

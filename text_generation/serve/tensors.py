@@ -33,10 +33,8 @@ def unpack_texts(tensor: Tensor) -> list[str]:
     """Return the UTF-8 texts of a BYTES tensor; RequestError if it is anything else."""
     name, data, shape = tensor.name, tensor.data, tensor.shape
     if tensor.datatype != "BYTES":
-        raise RequestError(
-            f"{name} has datatype {tensor.datatype}, but texts are sent as BYTES",
-            f"{name} has another datatype than BYTES",  # its name may be any text
-        )
+        problem = f"{name} has another datatype than BYTES"
+        raise RequestError(f"{problem}: {tensor.datatype}", problem)  # a datatype may be any text
     texts: list[str] = []
     offset = 0
     while offset < len(data):

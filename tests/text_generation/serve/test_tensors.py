@@ -34,7 +34,7 @@ def test_an_empty_tensor_has_no_texts():
 @pytest.mark.parametrize(
     ("data", "shape", "datatype", "says"),
     [
-        (b"\0\0\0\0", [1], "INT32", "pre_prompt has datatype INT32"),
+        (b"\0\0\0\0", [1], "INT32", "pre_prompt has another datatype than BYTES: INT32"),
         (b"\1\0", [1], "BYTES", "truncated: element 1 lacks its 4-byte length"),
         (b"\5\0\0\0abc", [1], "BYTES", "truncated: element 1 should have 5 bytes, but has 3"),
         (
@@ -57,7 +57,7 @@ def test_a_broken_tensor_is_refused_with_the_reason(data, shape, datatype, says)
 
 
 def test_the_log_is_not_told_the_datatype_which_may_be_any_text():
-    with pytest.raises(RequestError, match="datatype xyzzy") as error:
+    with pytest.raises(RequestError, match="BYTES: xyzzy") as error:
         unpack(b"", [0], "xyzzy\n" * 1000)
     assert str(error.value).isprintable()
     assert error.value.log_message == "pre_prompt has another datatype than BYTES"
