@@ -33,8 +33,9 @@ _RULES = {
 
 
 def rule(error: ErrorDetails) -> str:
-    """Return the rule that a value breaks, such as `must be at most 2`; the value is quoted only by errors of our own
-    validators, whose type is `value_error`.
+    """Return the rule that a value breaks, such as `must be at most 2`.
+
+    Only the words of our own validators, in errors of the type `value_error`, may quote the value.
     """
     words = _RULES.get(error["type"])
     return error["msg"] if words is None else words.format_map(error.get("ctx", {}))
