@@ -154,6 +154,16 @@ def context_length(folder: Path) -> int:
     return size
 
 
+def genai_differs(config: dict[str, Any]) -> bool:
+    """Whether OpenVINO GenAI generates different tokens than transformers and Optimum with this config.json.
+
+    Release 2026.4.1 does with the attention biases (ALiBi) of MPT and the first Falcon models, and with the local
+    attention of GPT-Neo.
+    """
+    model_type = config.get("model_type")
+    return model_type in ("mpt", "gpt_neo") or (model_type == "falcon" and bool(config.get("alibi")))
+
+
 def longrope_switch(folder: Path) -> int | None:
     """Return the number of tokens above which a model with longrope uses its second set of position factors; None if
     the model does not have two. Raises ModelFolderError if config.json is damaged.

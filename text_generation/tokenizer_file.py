@@ -9,7 +9,7 @@ from text_generation.chat_template import ChatTemplate, Message, TemplateRefused
 from text_generation.errors import first_line
 from text_generation.model_folder import ModelFolderError, config_size, read_json
 
-_USER: Message = {"role": "user", "content": "Hi"}
+_USER: Message = {"role": "user", "content": "What is the capital of France?"}
 _ASSISTANT: Message = {"role": "assistant", "content": "Hello."}
 _CHATS: tuple[list[Message], ...] = (
     [_USER],
@@ -49,8 +49,8 @@ def check_vocabulary(tokenizer: Tokenizer, size: int, folder: Path) -> None:
 
 
 def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> None:
-    """Check that the folder's model has every special token that chats use: those written by its chat template, those
-    added by the tokenizer, and the tokenizer's own end token.
+    """Check that the folder's template passes on the question, and that its model has every special token that chats
+    use: those written by the template, those added by the tokenizer, and the tokenizer's own end token.
 
     Raises ModelFolderError.
     """
@@ -58,7 +58,18 @@ def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> No
     chat_token_ids: dict[str, int] = {}
     for chat in _CHATS:
         with contextlib.suppress(TemplateRefused):  # some do not accept a system message
-            encoding = tokenizer.encode(template.render(chat))
+            prompt = template.render(chat)
+            if _USER["content"] not in prompt:
+                raise ModelFolderError(
+                    f"the chat template in {folder} leaves out the question, so every answer would be the same: use "
+                    "the model's text version, or put a template that renders message['content'] into "
+                    "chat_template.jinja"
+                )
+            encoding = tokenizer.encode(prompt)
+            if not encoding.ids:
+                raise ModelFolderError(
+                    f"{folder / 'tokenizer.json'} turns a question into no tokens at all: use the model's own tokenizer"
+                )
             chat_token_ids |= dict(zip(encoding.tokens, encoding.ids, strict=True))
     end = template.special_tokens.get("eos_token")
     if end is not None and (end_id := tokenizer.token_to_id(end)) is not None:

@@ -57,7 +57,8 @@ def test_special_tokens_may_be_more_than_the_model_knows(tokenizer: Tokenizer, f
 class TestTokensOfChats:
     """A model with three tokens, whose tokenizer has more."""
 
-    def check(self, tokenizer: str, folder: Path, template: str = "{{ messages[0]['content'] }}", **config) -> None:
+    def check(self, tokenizer: str, folder: Path, template: str = "", **config) -> None:
+        template += "{{ messages[-1]['content'] }}"
         (folder / "tokenizer.json").write_text(tokenizer)
         (folder / "config.json").write_text(json.dumps({"vocab_size": 3}))
         (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template} | config))
@@ -70,7 +71,7 @@ class TestTokensOfChats:
     @pytest.mark.parametrize(
         "template",
         [
-            "{{ messages[0]['content'] + '<far>' }}",
+            "<far>",
             "{% if messages[0]['role'] == 'system' %}<far>{% endif %}",
             "{% for message in messages %}{% if message['role'] == 'assistant' %}<far>{% endif %}{% endfor %}",
             "{{ pad_token }}",

@@ -8,12 +8,11 @@ from packaging.version import Version
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
 
 from text_generation.errors import first_line
-from text_generation.model_folder import context_length
+from text_generation.model_folder import context_length, genai_differs
 from text_generation.prepare.checkpoint import (
     GENAI_FAULT,
     CheckpointError,
     code_error,
-    genai_differs,
     not_servable,
     read_json,
 )

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -129,16 +128,6 @@ def code_error(path: Path) -> CheckpointError:
         f"{path} requires code from the checkpoint (auto_map), which is never run: "
         "use a checkpoint whose architecture is built into transformers"
     )
-
-
-def genai_differs(config: dict[str, Any]) -> bool:
-    """Whether OpenVINO GenAI generates different tokens than transformers and Optimum with this config.json.
-
-    Release 2026.4.1 does with the attention biases (ALiBi) of MPT and the first Falcon models, and with the local
-    attention of GPT-Neo.
-    """
-    model_type = config.get("model_type")
-    return model_type in ("mpt", "gpt_neo") or (model_type == "falcon" and bool(config.get("alibi")))
 
 
 def not_servable(path: Path, reason: str, name: str) -> CheckpointError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from text_generation import ir, model_folder
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare import tokenizer
-from text_generation.prepare.checkpoint import GENAI_FAULT, CheckpointError, genai_differs, not_servable, read_json
+from text_generation.prepare.checkpoint import GENAI_FAULT, CheckpointError, not_servable, read_json
 from text_generation.prepare.machine import require_disk
 from text_generation.prepare.progress import growth
 
@@ -29,7 +29,7 @@ def copy_all_but_weights(source: Path, folder: Path, fallback_template: str | No
     """
     model_folder.read_ir(source)
     config = read_json(source / "config.json")
-    if genai_differs(config):
+    if model_folder.genai_differs(config):
         raise not_servable(source / "config.json", GENAI_FAULT, config["model_type"])
     tokenizer.copy_tokenizer(source, folder, fallback_template)
     for name in (MODEL, "config.json", "generation_config.json", *TOKENIZER_MODELS):

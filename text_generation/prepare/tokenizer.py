@@ -106,28 +106,18 @@ def _named_tokens(folder: Path) -> dict[str, int | None]:
 
 
 def check_chat(folder: Path) -> list[str]:
-    """Check that the folder's template renders a question into a prompt with its text, of tokens that the model has.
+    """Check that the folder's template can render a question, using only tokens that the model has.
 
     Returns notes for the user, as sentences. Raises ModelFolderError.
     """
     template = ChatTemplate.load(folder)
-    question: Message = {"role": "user", "content": "What is the capital of France?"}
+    question: Message = {"role": "user", "content": "Hi"}
     system: Message = {"role": "system", "content": "Be brief."}
     try:
-        prompt = template.render([question])
+        template.render([question])
     except TemplateRefused as error:
         raise ModelFolderError(f"the chat template in {folder} can't render a question: {error}") from error
-    if question["content"] not in prompt:
-        raise ModelFolderError(
-            f"the chat template in {folder} leaves out the question, so every answer would be the same: use the "
-            "model's text version, or put a template that renders message['content'] into chat_template.jinja"
-        )
-    tokenizer = tokenizer_file.load(folder)
-    if not tokenizer.encode(prompt).ids:
-        raise ModelFolderError(
-            f"{folder / 'tokenizer.json'} turns a question into no tokens at all: use the model's own tokenizer"
-        )
-    tokenizer_file.check_chat(tokenizer, template, folder)
+    tokenizer_file.check_chat(tokenizer_file.load(folder), template, folder)
     try:
         template.render([system, question])
     except TemplateRefused as error:

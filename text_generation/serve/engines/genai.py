@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from text_generation.model_folder import ModelFolderError, genai_differs, read_json
 from text_generation.serve.engines.base import KEEPALIVE_S, Engine, NewTokens, Step, Work
 from text_generation.serve.engines.genai_messages import CacheUsage, Cancel, End, PipelineSettings, Request, Tokens
 from text_generation.serve.settings import Settings
@@ -38,6 +39,9 @@ class GenaiEngine(Engine):
     supports_response_format = True
 
     def __init__(self, settings: Settings):
+        path = settings.model_path / "config.json"
+        if genai_differs(read_json(path)):
+            raise ModelFolderError(f"{path} describes a model that GenAI runs incorrectly: use ENGINE=optimum")
         self._settings = settings
         self._request_ids = itertools.count()
         # Guards the fields below. `_requests` are those that have not ended; they are sent once the process is ready.

@@ -17,6 +17,7 @@ from text_generation.errors import RequestError
 from text_generation.model_folder import ModelFolderError
 from text_generation.serve import loading
 from text_generation.serve.chat import Chat
+from text_generation.serve.engines.genai import GenaiEngine
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
 
@@ -171,6 +172,12 @@ def test_a_process_that_fails_its_first_request_is_ended(int8_model):
     with pytest.raises(ModelFolderError, match="MAX_PROMPT_TOKENS_PER_REQUEST is 5"):
         loading.acquire(settings)
     assert generating_processes() == others
+
+
+def test_a_model_that_it_runs_incorrectly_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "falcon", "alibi": true}')
+    with pytest.raises(ModelFolderError, match=r"config\.json describes a model that GenAI runs incorrectly: use"):
+        GenaiEngine(Settings(model_path=tmp_path))
 
 
 def test_closing_ends_what_runs(int8_model):
