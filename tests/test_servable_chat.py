@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from ovms_local.testing import RunningServer, serve
-from tests.support import log_lines
+from tests.support import log_lines, watch
 from tests.support.chat import CAPITAL, SUMMARY, ask, conversation, joined, refused, stream
 from tests.support.clients import text_input
 from tests.support.ov_config import EXACT
@@ -246,12 +246,11 @@ def test_a_request_is_one_text(client):
 
 
 def test_a_refusal_is_one_line_in_the_log_without_the_client_s_names(client, server):
-    already = len(server.log.splitlines())
+    refusal = f"{log_lines.REQUEST_REFUSED}request: unknown field\n"
+    before = server.log.count(refusal)
     refused(client, conversation("Hi", **{"\x1bfoo\n" * 10_000: 1}))
-    new = server.log.splitlines()[already:]
-    [line] = [line for line in new if log_lines.REQUEST_REFUSED in line]
-    assert line.endswith(f"{log_lines.REQUEST_REFUSED}request: unknown field")
-    assert not any("foo" in line for line in new)
+    watch.until(lambda: server.log.count(refusal) > before)
+    assert "foo" not in server.log
 
 
 def test_all_servables_of_a_process_share_one_model(int8_model):
