@@ -97,20 +97,19 @@ def test_the_wheel_serves_the_example_in_an_environment_of_its_own(wheel: Path, 
     grpc_port, rest_port = free_port(), free_port()
     command = [str(environment / "bin/ovms-local"), "--config_path", str(ROOT / "examples/echo_node/config.json")]
     command += ["--port", str(grpc_port), "--rest_port", str(rest_port)]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env={}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    server = RunningServer(process, grpc_port, rest_port)
-    try:
-        server.wait_for_log(READY)
-        with grpcclient.InferenceServerClient(server.grpc_url) as client:
-            text = grpcclient.InferInput("text", [1], "BYTES")
-            text.set_data_from_numpy(np.array(["Hello"], dtype=object))
-            assert client.infer("echo", [text]).as_numpy("echo").tolist() == [b"Hello"]
-        with urllib.request.urlopen(f"{server.rest_url}/v2/openapi.json", timeout=60) as response:
-            assert b"openapi" in response.read()
-    finally:
-        assert server.stop() == 0, server.log
+    with (tmp_path / "log").open("w+b") as output:
+        process = subprocess.Popen(command, cwd=tmp_path, env={}, stdout=output, stderr=subprocess.STDOUT)
+        server = RunningServer(process, output, grpc_port, rest_port)
+        try:
+            server.wait_for_log(READY)
+            with grpcclient.InferenceServerClient(server.grpc_url) as client:
+                text = grpcclient.InferInput("text", [1], "BYTES")
+                text.set_data_from_numpy(np.array(["Hello"], dtype=object))
+                assert client.infer("echo", [text]).as_numpy("echo").tolist() == [b"Hello"]
+            with urllib.request.urlopen(f"{server.rest_url}/v2/openapi.json", timeout=60) as response:
+                assert b"openapi" in response.read()
+        finally:
+            assert server.stop() == 0, server.log
 
 
 @pytest.mark.slow
