@@ -54,22 +54,13 @@ def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> No
 
     Raises ModelFolderError.
     """
+    with contextlib.suppress(TemplateRefused):
+        _check_question(template.render([_USER]), tokenizer, folder)
     size = config_size(folder, "vocab_size")
     chat_token_ids: dict[str, int] = {}
     for chat in _CHATS:
         with contextlib.suppress(TemplateRefused):  # some do not accept a system message
-            prompt = template.render(chat)
-            if _USER["content"] not in prompt:
-                raise ModelFolderError(
-                    f"the chat template in {folder} leaves out the question, so every answer would be the same: use "
-                    "the model's text version, or put a template that renders message['content'] into "
-                    "chat_template.jinja"
-                )
-            encoding = tokenizer.encode(prompt)
-            if not encoding.ids:
-                raise ModelFolderError(
-                    f"{folder / 'tokenizer.json'} turns a question into no tokens at all: use the model's own tokenizer"
-                )
+            encoding = tokenizer.encode(template.render(chat))
             chat_token_ids |= dict(zip(encoding.tokens, encoding.ids, strict=True))
     end = template.special_tokens.get("eos_token")
     if end is not None and (end_id := tokenizer.token_to_id(end)) is not None:
@@ -89,3 +80,15 @@ def check_chat(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> No
                 f"{folder / 'tokenizer.json'} gives {token!r} the id {stated_id}, but leaves a gap before it, so it "
                 f"would be read as {token_id}: use another checkpoint"
             )
+
+
+def _check_question(prompt: str, tokenizer: Tokenizer, folder: Path) -> None:
+    if _USER["content"] not in prompt:
+        raise ModelFolderError(
+            f"the chat template in {folder} leaves out the question, so every answer would be the same: use the "
+            "model's text version, or put a template that renders message['content'] into chat_template.jinja"
+        )
+    if not tokenizer.encode(prompt).ids:
+        raise ModelFolderError(
+            f"{folder / 'tokenizer.json'} turns a question into no tokens at all: use the model's own tokenizer"
+        )

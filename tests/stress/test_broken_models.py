@@ -66,9 +66,12 @@ def with_another_tokenizer(folder: Path) -> None:
     copied(folder, "tokenizer.json").write_text(tokenizer.to_str())
 
 
-def with_refusing_template(folder: Path) -> None:
-    removed("model_info.json")(folder)
-    copied(folder, "chat_template.jinja").write_text("{{ raise_exception('ask somebody else') }}")
+def with_template(template: str) -> Callable[[Path], None]:
+    def break_it(folder: Path) -> None:
+        removed("model_info.json")(folder)
+        copied(folder, "chat_template.jinja").write_text(template)
+
+    return break_it
 
 
 def emptied(folder: Path) -> None:
@@ -105,9 +108,10 @@ DAMAGES = {
     "tokenizer of another model": (with_another_tokenizer, "tokenizer.json is another model's: 'zzqq'"),
     "no template": (removed("model_info.json", "chat_template.jinja"), "has no chat template"),
     "template that refuses a question": (
-        with_refusing_template,
+        with_template("{{ raise_exception('ask somebody else') }}"),
         "can't be used with a user's message: the model's chat",
     ),
+    "template without the question": (with_template("Hello!"), "leaves out the question"),
     "configuration overwritten": (overwritten("config.json"), "model/config.json"),
     "generation configuration overwritten": (overwritten("generation_config.json"), "model/generation_config.json"),
     "info overwritten": (overwritten("model_info.json"), "model_info.json is damaged"),
@@ -186,9 +190,8 @@ def test_settings_that_do_not_suit_the_model_are_one_line_that_names_them(int8_m
 
 
 def test_a_system_prompt_that_the_template_refuses_is_named(folder):
-    removed("model_info.json")(folder)
-    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}Hi"
-    copied(folder, "chat_template.jinja").write_text(template)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    with_template(template + "{{ messages[0].content }}")(folder)
     with pytest.raises(ModelFolderError, match=r"can't be used with SYSTEM_PROMPT.*no system role"):
         loading.acquire(Settings(model_path=folder, system_prompt="Be brief."))
 
