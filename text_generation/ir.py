@@ -41,9 +41,10 @@ class Ir:
 
 def parse(xml: bytes) -> Ir | None:
     """Parse the content of openvino_model.xml; None if it is damaged."""
-    constants = _constants(xml)
-    if constants is None:
+    layers = _layers(xml)
+    if layers is None:
         return None
+    kinds, constants = layers
     elements = dict.fromkeys(_PRECISIONS, 0)
     for element_type, shape, _ in constants:
         for precision, types in _PRECISIONS.items():
@@ -54,29 +55,31 @@ def parse(xml: bytes) -> Ir | None:
         return None
     narrowest = next(precision for precision, count in elements.items() if count >= _LEAST_SHARE * total)
     release = _RELEASE.search(xml)
-    stateful = any(kind == b"ReadValue" for kind, _ in _LAYER.findall(xml))
-    return Ir(narrowest, stateful, max(end for *_, end in constants), release[1].decode() if release else None)
+    end = max(end for *_, end in constants)
+    return Ir(narrowest, b"ReadValue" in kinds, end, release[1].decode() if release else None)
 
 
 def data_bytes(xml: bytes) -> int | None:
     """Return where the constants in the .bin file of any IR end; None if it has none, or is damaged."""
-    constants = _constants(xml)
-    return max(end for *_, end in constants) if constants else None
+    layers = _layers(xml)
+    return max(end for *_, end in layers[1]) if layers and layers[1] else None
 
 
-def _constants(xml: bytes) -> list[tuple[str, list[int], int]] | None:
-    """Each constant's element type, shape, and end in the .bin file; None if the XML is damaged."""
+def _layers(xml: bytes) -> tuple[set[bytes], list[tuple[str, list[int], int]]] | None:
+    """The kinds of layers, and each constant's element type, shape, and end in the .bin file; None if the XML is
+    damaged."""
     if not xml.rstrip(b"\0 \r\n\t").endswith(b"</net>"):
         return None
-    found = []
+    kinds, constants = set(), []
     for kind, data in _LAYER.findall(xml):
+        kinds.add(kind)
         if kind != b"Const":
             continue
         constant = {name: value.decode() for name, value in _ATTRIBUTE.findall(data)}
         try:
             shape = [int(size) for size in constant[b"shape"].split(",") if size.strip()]
             end = int(constant[b"offset"]) + int(constant[b"size"])
-            found.append((constant[b"element_type"], shape, end))
+            constants.append((constant[b"element_type"], shape, end))
         except (KeyError, ValueError):
             return None
-    return found
+    return kinds, constants

@@ -37,7 +37,7 @@ SIZE_NAMES = {
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
 }
 # Rope types with one set of position factors for short sequences and another for long ones.
-LONGROPE = ("longrope", "su")
+_LONGROPE = ("longrope", "su")
 # transformers sets model_max_length to 10^30 if a tokenizer has none.
 NO_LENGTH = 10**9
 
@@ -170,7 +170,7 @@ def longrope_switch(folder: Path) -> int | None:
     """
     config = read_json(folder / "config.json")
     rope = config.get("rope_parameters") or config.get("rope_scaling")  # the older name
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in LONGROPE:
+    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type")) not in _LONGROPE:
         return None
     switches = (part.get("original_max_position_embeddings") for part in (config, rope))
     return next((size for size in switches if type(size) is int and size > 0), None)

@@ -9,13 +9,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConf
 
 from text_generation.errors import first_line
 from text_generation.model_folder import context_length, genai_differs
-from text_generation.prepare.checkpoint import (
-    GENAI_FAULT,
-    CheckpointError,
-    code_error,
-    not_servable,
-    read_json,
-)
+from text_generation.prepare.checkpoint import GENAI_FAULT, CheckpointError, code_error, not_servable, read_json
 
 # Optimum 2.1.0 claims to export these only with transformers up to 5.0, but does so correctly with the pinned release:
 # tests/test_architectures.py.
