@@ -169,7 +169,7 @@ def test_damaged_model(place: Path) -> None:
 
 
 def test_model_that_computes_no_numbers(place: Path) -> None:
-    """The folder is made and measured, but this is no success."""
+    """The folder is created and measured, and then the command fails."""
     ir = (place / NAME / "openvino_model.xml").read_text()
     embedding = int(re.search(r'element_type="f32" shape="320, 64" offset="(\d+)"', ir)[1])
     with (place / NAME / "openvino_model.bin").open("r+b") as weights:

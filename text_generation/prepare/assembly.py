@@ -50,8 +50,8 @@ def _context_notes(folder: Path) -> list[str]:
     if switch is None:
         return []
     return [
-        f"Prompt and completion together can have {switch} tokens: for more, this model has a second set of position "
-        "factors (longrope), with which the engines answer incorrectly."
+        f"Prompt and completion together can have {switch} tokens: beyond that, the model uses a second set of "
+        "position factors (longrope), with which the engines answer incorrectly."
     ]
 
 

@@ -55,7 +55,7 @@ def _check_tokenizer_model(path: Path) -> None:
         damaged = path if size is None else data
         raise ModelFolderError(
             f"{damaged} is damaged: download it again, or give a copy of the folder (--source) without "
-            "openvino_tokenizer and openvino_detokenizer, which are then made anew"
+            "openvino_tokenizer and openvino_detokenizer, and they will be created"
         )
 
 
