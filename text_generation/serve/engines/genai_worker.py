@@ -30,9 +30,10 @@ from text_generation.serve.engines.genai_messages import (
 # Tokens per step, for the running answers and a part of a waiting prompt. Half of GenAI's default halves the pause that
 # a long prompt causes in all other answers, and hardly delays its own first token (benchmarks/README.md).
 MAX_BATCHED_TOKENS = 128
-# Minimum interval between messages while several requests run. Each message wakes a server thread and a client per
-# request on cores that the pipeline needs, and readers can't tell 25 updates per second from 60.
+# Minimum interval between messages while several requests run, and while one runs alone. Each message wakes a server
+# thread and a client per request on cores that the pipeline needs, and readers can't tell 25 updates per second from 60.
 SEND_INTERVAL_S = 0.04
+SEND_INTERVAL_ALONE_S = 0.02
 
 
 class Worker:
@@ -93,11 +94,12 @@ class Worker:
         return events
 
     def _is_due(self, events: Events) -> bool:
-        """Whether to send now: a request got its first token, has ended, or runs alone, or the interval has passed."""
+        """Whether to send now: a request got its first token or has ended, or the interval has passed."""
         begun = {event.request_id for event in events if isinstance(event, Tokens)}
         awaited = not begun <= self._begun or any(isinstance(event, End) for event in events)
         self._begun = (self._begun | begun) & self._running.keys()
-        return awaited or len(self._running) == 1 or time.monotonic() - self._last_sent >= SEND_INTERVAL_S
+        interval = SEND_INTERVAL_ALONE_S if len(self._running) == 1 else SEND_INTERVAL_S
+        return awaited or time.monotonic() - self._last_sent >= interval
 
 
 class _Running:

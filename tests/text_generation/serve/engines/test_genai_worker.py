@@ -33,6 +33,7 @@ def connection(int8_model: Path) -> Iterator[Connection]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(genai_worker, "SEND_INTERVAL_S", math.inf)
+        patch.setattr(genai_worker, "SEND_INTERVAL_ALONE_S", math.inf)
         thread = threading.Thread(target=run)
         thread.start()
         yield here
@@ -51,10 +52,18 @@ def messages(connection: Connection, ends: int) -> Iterator[Events]:
         yield events
 
 
-def test_one_request_has_each_token_at_once(connection):
+def tokens_per_message(connection: Connection) -> list[int]:
     connection.send(request(1, COUNT))
-    tokens = [[e.token_ids for e in events if isinstance(e, Tokens)] for events in messages(connection, 1)]
-    assert [list(map(len, own)) for own in tokens] == [[1]] * COUNT
+    return [sum(len(e.token_ids) for e in events if isinstance(e, Tokens)) for events in messages(connection, 1)]
+
+
+def test_a_request_has_its_first_token_at_once_and_the_others_at_the_end(connection):
+    assert tokens_per_message(connection) == [1, COUNT - 1]
+
+
+def test_tokens_are_sent_when_the_interval_has_passed(connection, monkeypatch):
+    monkeypatch.setattr(genai_worker, "SEND_INTERVAL_ALONE_S", 0)
+    assert tokens_per_message(connection) == [1] * COUNT
 
 
 def test_requests_beside_each_other_have_theirs_together_but_for_the_first_and_the_end(connection):
@@ -66,5 +75,4 @@ def test_requests_beside_each_other_have_theirs_together_but_for_the_first_and_t
         if isinstance(event, Tokens):
             tokens[event.request_id] += len(event.token_ids)
     assert tokens == {1: COUNT, 2: COUNT}
-    # The first token and the end of each, and everything from the time when only one was running.
-    assert len(received) < COUNT
+    assert len(received) <= 4
