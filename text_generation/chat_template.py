@@ -55,7 +55,7 @@ class ChatTemplate:
         """
         given = self.special_tokens | variables
         try:
-            rendered = self._render(
+            texts: list[str] = self._render(
                 [[dict(message) for message in messages]],
                 chat_template=self.source,
                 add_generation_prompt=True,
@@ -67,7 +67,7 @@ class ChatTemplate:
         except Exception as error:  # an expression in a template can raise anything
             problem = f"the model's chat template fails on these messages: {type(error).__name__}"
             raise TemplateRefused(f"{problem}: {first_line(error)}", problem) from error
-        return rendered[0]
+        return texts[0]
 
 
 def _source(folder: Path, config: dict[str, Any]) -> str:

@@ -31,7 +31,8 @@ from text_generation.serve.engines.genai_messages import (
 # a long prompt causes in all other answers, and hardly delays its own first token (benchmarks/README.md).
 MAX_BATCHED_TOKENS = 128
 # Minimum interval between messages while several requests run, and while one runs alone. Each message wakes a server
-# thread and a client per request on cores that the pipeline needs, and readers can't tell 25 updates per second from 60.
+# thread and a client per request on cores that the pipeline needs, and readers can't tell 25 updates per second from
+# 60.
 SEND_INTERVAL_S = 0.04
 SEND_INTERVAL_ALONE_S = 0.02
 

@@ -48,8 +48,7 @@ class Sampler:
         candidates = None
         if 0 < self._params.top_k < logits.shape[-1]:
             logits, candidates = logits.topk(self._params.top_k)
-        # transformers declares types that no torch function returns
-        logits = self._warpers(prompts_and_completions, logits)  # type: ignore[arg-type]
+        logits = self._warpers(prompts_and_completions, logits)
         noise = torch.empty_like(logits).exponential_(generator=self._random).log_().neg_()
         chosen = (logits + noise).argmax(dim=-1, keepdim=True)
         return (chosen if candidates is None else candidates.gather(-1, chosen)).squeeze(-1)
