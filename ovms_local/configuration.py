@@ -36,7 +36,7 @@ class ConfigFile:
     """A config.json."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()  # a node may change the current folder
         self._seen: bytes | str | None = None
         self._error: ServerConfigError | None = None
 
@@ -78,7 +78,7 @@ class SingleGraph:
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
-        self._folder = folder
+        self._folder = folder.absolute()
 
     def read(self) -> ServerConfig:
         """See ConfigSource; the graph file may have moved to or from a version folder."""

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--version", action="store_true", help="print the versions and exit")
     add("--config_path", type=Path, help="config.json with the graphs to serve")
-    add("--model_name", help="name of the one graph to serve without a config.json")
+    add("--model_name", type=name, help="name of the one graph to serve without a config.json")
     add("--model_path", type=Path, help="its folder, with graph.pbtxt in it or in its subfolder 1")
     add("--file_system_poll_wait_seconds", type=count, default=1, metavar="SECONDS",
         help="how often to check config.json and the graphs for changes, 0 for never (%(default)s)")  # fmt: skip
@@ -125,6 +125,12 @@ def _add_switch(group: argparse._ArgumentGroup, name: str, help: str | None = No
 
 
 # argparse uses the names of these functions in its messages ("invalid port value").
+
+
+def name(argument: str) -> str:
+    """Parse the name of a graph."""
+    argument.encode()  # a ValueError if the argument is not UTF-8
+    return argument
 
 
 def port(argument: str) -> int:
@@ -189,8 +195,9 @@ def channel_arguments(argument: str) -> dict[str, int | str]:
 
 
 def metrics(argument: str) -> frozenset[str]:
-    """Parse a list of metric names."""
+    """Parse a list of metric names, which may end with a comma."""
+    names = argument.removesuffix(",").split(",")
     try:
-        return enabled_families([name.strip() for name in argument.split(",")] if argument else None)
+        return enabled_families(map(str.strip, names) if argument else None)
     except MetricsError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -114,6 +114,8 @@ class GraphStream:
         with self._lock:
             output = self._outputs.popleft()
             self._output_bytes -= _size(output)
+            if len(self._outputs) == _MAX_WAITING_OUTPUTS - 1:
+                self._event.set()
             # Resume the worker only once most of the space is free, so that it is not woken for each output.
             resume = self._state is _State.FULL and not self._is_full(8)
             if resume:

@@ -82,7 +82,7 @@ class Server:
             self._data_plane.drain()
             return await self._wind_down(keeping)
         finally:
-            self._graphs.finalize()
+            await asyncio.to_thread(self._graphs.finalize)  # so that a second signal is heard meanwhile
             _log.info("stopped")
 
     def _on_signal(self) -> None:
@@ -122,9 +122,12 @@ class Server:
             await self._apply_configuration()
 
     async def _apply_configuration(self) -> None:
-        # The error has been logged, and the configuration will be checked again.
-        with contextlib.suppress(ServerConfigError):
+        try:
             await asyncio.get_running_loop().run_in_executor(self._workers, self._configuration.apply)
+        except ServerConfigError:
+            pass  # it has been logged, and the configuration will be checked again
+        except Exception:
+            _log.exception("the configuration could not be applied")
 
     async def _wind_down(self, keeping: asyncio.Task) -> bool:
         """Stop the transports, then wait for worker threads; return False if some are still in a node."""

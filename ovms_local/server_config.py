@@ -114,7 +114,7 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
         file = _File.model_validate(json.loads(content, object_pairs_hook=_first_key_counts))
         folder = path.absolute().parent
         graphs = [_graph(entry, folder) for entry in file.mediapipe_config_list]
-        graphs += [_in_version_folder(entry.config, folder) for entry in file.model_config_list]
+        graphs += [_in_version_folder(_graph(entry.config, folder)) for entry in file.model_config_list]
         monitoring = _monitoring(file.monitoring.metrics) if file.monitoring else None
     except ValidationError as error:
         raise ServerConfigError(f"{path}: {_problem(error.errors()[0])}") from None
@@ -130,7 +130,7 @@ def parse_server_config(content: bytes, path: Path) -> ServerConfig:
 
 def single_graph(name: str, folder: Path) -> GraphEntry:
     """Return the entry for the graph given by `--model_name` and `--model_path`."""
-    return _in_version_folder(_Graph(name=name, base_path=str(folder.absolute())), Path.cwd())
+    return _in_version_folder(GraphEntry(name, folder, folder / _DEFAULT_GRAPH))
 
 
 def _first_key_counts(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,10 +157,16 @@ def _graph(entry: _Graph, folder: Path) -> GraphEntry:
     return GraphEntry(entry.name, base_path, base_path / (entry.graph_path or _DEFAULT_GRAPH))
 
 
-def _in_version_folder(entry: _Graph, folder: Path) -> GraphEntry:
+def _in_version_folder(graph: GraphEntry) -> GraphEntry:
     """Return a graph whose files may be in a version folder, where model repositories usually have them."""
-    graph = _graph(entry, folder)
     version = graph.base_path / _VERSION_FOLDER
-    if graph.graph_path.is_file() or not (version / _DEFAULT_GRAPH).is_file():
+    if _is_file(graph.graph_path) or not _is_file(version / _DEFAULT_GRAPH):
         return graph
     return GraphEntry(graph.name, version, version / _DEFAULT_GRAPH)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the path is too long, or leads through a folder that may not be searched
+        return False

@@ -26,6 +26,7 @@ def parse(monkeypatch):
         (["--port", "9"], "give --config_path, or --model_name and --model_path"),
         (["--port", "9", "--model_name", "x"], "give --config_path, or --model_name and --model_path"),
         ([*GOOD, "--model_name", "y"], "can't be combined with"),
+        (["--port", "9", "--model_path", "x", "--model_name", "\udcff"], "invalid name value: '\\udcff'"),
         ([*GOOD, "--port", "99999"], "invalid port 99999"),
         ([*GOOD, "--rest_port", "9000"], "must differ"),
         ([*GOOD, "--metrics_enable"], "--metrics_enable needs --rest_port"),

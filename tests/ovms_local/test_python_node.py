@@ -73,6 +73,17 @@ def test_initialize_and_finalize_are_optional(make):
     make(FINE).finalize()
 
 
+# An exception whose text can't be had.
+SPEECHLESS = "type('Speechless', (Exception,), {'__str__': lambda self: exit()})"
+
+
+def test_an_exception_without_a_text_is_no_end_of_the_server(make, caplog):
+    with pytest.raises(NodeLoadError, match="Speechless"):
+        make(FINE + f"    def initialize(self, kwargs): raise {SPEECHLESS}")
+    make(FINE + f"    def finalize(self): raise {SPEECHLESS}").finalize()
+    assert "finalize failed: Speechless" in caplog.text
+
+
 @pytest.mark.parametrize("error", ["OSError", "SystemExit", "KeyboardInterrupt"])
 def test_an_exception_in_finalize_is_logged_and_ignored(make, caplog, error):
     make(FINE + f"    def finalize(self): raise {error}('gone')").finalize()

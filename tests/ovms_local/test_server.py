@@ -121,6 +121,23 @@ def test_one_graph_without_a_configuration(make_servable):
         process.stdout.close()
 
 
+@pytest.mark.parametrize("flags", [["--config_path", "config.json"], ["--model_name", "g", "--model_path", "."]])
+def test_a_node_may_change_the_current_folder(make_servable, flags):
+    folder = make_servable(ECHO.replace("class", "import os\nos.chdir('/')\nclass"))
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "ovms_local", *flags, "--rest_port", str(port), "--file_system_poll_wait_seconds", "0"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert any(READY in line for line in process.stdout)
+        reload = urllib.request.Request(f"http://127.0.0.1:{port}/v1/config/reload", b"")
+        with urllib.request.urlopen(reload) as answer:
+            states = json.loads(answer.read())
+        process.terminate()
+    [state] = [version["state"] for graph in states.values() for version in graph["model_version_status"]]
+    assert state == "AVAILABLE"
+
+
 def test_it_listens_on_localhost_and_says_when_it_does_not(make_servable):
     with serve(make_servable(ECHO)) as server:
         assert log_lines.listens("gRPC", server.grpc_port) in server.log
@@ -451,6 +468,14 @@ def test_a_second_signal_ends_it_at_once(make_servable, gate):
         server.wait_for_log(log_lines.STOPPING)
         assert server.stop() == 1
     assert "the node is finalized" not in server.log
+
+
+def test_so_it_does_while_a_node_is_finalized(make_servable, gate):
+    code = WAITING + '        Path(os.environ["GATE"]).read_bytes()\n'
+    with serve(make_servable(code), env={"GATE": str(gate)}) as server:
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for_log("the node is finalized")
+        assert server.stop() == 1
 
 
 def test_a_signal_while_a_servable_loads(make_servable, gate):

@@ -78,6 +78,10 @@ def test_a_graph_in_a_version_folder_is_found_where_there_is_none_above(tmp_path
     assert single_graph("g", tmp_path / "g").base_path == tmp_path / "g"
 
 
+def test_a_folder_that_cannot_exist_is_no_error_of_the_file(tmp_path):
+    assert model(tmp_path, base_path="x" * 300).base_path == tmp_path / ("x" * 300)
+
+
 def test_of_graphs_with_one_name_the_first_counts_and_the_mediapipe_list_is_read_first(tmp_path):
     config = read(
         tmp_path,
@@ -181,8 +185,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path, config, text):
     assert "\n" not in str(caught.value)
 
 
-def test_a_single_graph(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    entry = single_graph("g", Path("folder"))
+def test_a_single_graph(tmp_path):
+    entry = single_graph("g", tmp_path / "folder")
     assert (entry.name, entry.base_path) == ("g", tmp_path / "folder")
     assert entry.graph_path == tmp_path / "folder" / "graph.pbtxt"
