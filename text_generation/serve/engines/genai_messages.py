@@ -19,12 +19,13 @@ class PipelineSettings:
 @dataclass(frozen=True, slots=True)
 class Request:
     """To the worker: prompts as token ids, with the fields of a GenerationConfig for each, and the JSON schema that
-    their completions must match."""
+    their completions must match. If `eager`, each token is needed at once."""
 
     request_id: int
     prompts: list[list[int]]
     configs: list[dict[str, Any]]
     json_schema: str | None
+    eager: bool
 
 
 @dataclass(frozen=True, slots=True)

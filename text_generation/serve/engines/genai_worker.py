@@ -95,9 +95,10 @@ class Worker:
         return events
 
     def _is_due(self, events: Events) -> bool:
-        """Whether to send now: a request got its first token or has ended, or the interval has passed."""
+        """Whether to send now: a request is eager, got its first token or has ended, or the interval has passed."""
         begun = {event.request_id for event in events if isinstance(event, Tokens)}
         awaited = not begun <= self._begun or any(isinstance(event, End) for event in events)
+        awaited = awaited or any(running.eager for running in self._running.values())
         self._begun = (self._begun | begun) & self._running.keys()
         interval = SEND_INTERVAL_ALONE_S if len(self._running) == 1 else SEND_INTERVAL_S
         return awaited or time.monotonic() - self._last_sent >= interval
@@ -119,6 +120,11 @@ class _Running:
             token_ids = ov.Tensor(np.array([prompt], dtype=np.int64))
             generation_config = ov_genai.GenerationConfig(**config, **extra)
             self._handles[row] = pipeline.add_request(next(handle_ids), token_ids, generation_config)
+
+    @property
+    def eager(self) -> bool:
+        """Whether each of its tokens is needed at once."""
+        return self._request.eager
 
     @property
     def over(self) -> bool:

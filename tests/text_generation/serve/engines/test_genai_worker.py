@@ -41,8 +41,8 @@ def connection(int8_model: Path) -> Iterator[Connection]:
         thread.join()
 
 
-def request(request_id: int, count: int) -> Request:
-    return Request(request_id, [PROMPT], [{"max_new_tokens": count, "ignore_eos": True}], None)
+def request(request_id: int, count: int, *, eager: bool = False) -> Request:
+    return Request(request_id, [PROMPT], [{"max_new_tokens": count, "ignore_eos": True}], None, eager)
 
 
 def messages(connection: Connection, ends: int) -> Iterator[Events]:
@@ -52,13 +52,17 @@ def messages(connection: Connection, ends: int) -> Iterator[Events]:
         yield events
 
 
-def tokens_per_message(connection: Connection) -> list[int]:
-    connection.send(request(1, COUNT))
+def tokens_per_message(connection: Connection, *, eager: bool = False) -> list[int]:
+    connection.send(request(1, COUNT, eager=eager))
     return [sum(len(e.token_ids) for e in events if isinstance(e, Tokens)) for events in messages(connection, 1)]
 
 
 def test_a_request_has_its_first_token_at_once_and_the_others_at_the_end(connection):
     assert tokens_per_message(connection) == [1, COUNT - 1]
+
+
+def test_an_eager_request_has_each_token_at_once(connection):
+    assert tokens_per_message(connection, eager=True) == [1] * COUNT
 
 
 def test_tokens_are_sent_when_the_interval_has_passed(connection, monkeypatch):
