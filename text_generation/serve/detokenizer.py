@@ -8,8 +8,9 @@ import codecs
 import json
 import re
 from abc import ABC, abstractmethod
+from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 
 class Detokenizer(ABC):
@@ -30,12 +31,15 @@ class Detokenizer(ABC):
 class ByteLevelDetokenizer(Detokenizer):
     """For decoders that join the bytes of all tokens: GPT-2's scheme, which most current models use."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, before: decoders.Decoder):
+        """`before` is what the tokenizer's decoder does to each token first."""
         self._tokenizer = tokenizer
+        self._before = before
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        return self._decoder.decode(_token_bytes(self._tokenizer.id_to_token(token_id) or ""))
+        token = self._before.decode([self._tokenizer.id_to_token(token_id) or ""])
+        return self._decoder.decode(_token_bytes(token))
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -75,9 +79,19 @@ class WindowDetokenizer(Detokenizer):
 
 def detokenizer(tokenizer: Tokenizer) -> Detokenizer:
     """Create the detokenizer for one completion."""
-    decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
-    kind = ByteLevelDetokenizer if decoder.get("type") == "ByteLevel" else WindowDetokenizer
-    return kind(tokenizer)
+    steps = _steps(json.loads(tokenizer.decoder.__getstate__())) if tokenizer.decoder else []
+    if [step["type"] for step in steps[-1:]] != ["ByteLevel"]:
+        return WindowDetokenizer(tokenizer)
+    before = decoders.Sequence([])
+    before.__setstate__(json.dumps({"type": "Sequence", "decoders": steps[:-1]}).encode())
+    return ByteLevelDetokenizer(tokenizer, before)
+
+
+def _steps(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a decoder, as in tokenizer.json, does one after the other."""
+    if decoder["type"] != "Sequence":
+        return [decoder]
+    return [step for part in decoder["decoders"] for step in _steps(part)]
 
 
 def _byte_alphabet() -> dict[str, int]:

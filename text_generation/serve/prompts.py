@@ -1,12 +1,13 @@
 """Converts conversations to token ids with the model's own chat template, safely for untrusted text."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from text_generation import tokenizer_file
 from text_generation.chat_template import ChatTemplate, Message
@@ -121,9 +122,22 @@ def _literal_copy(tokenizer: Tokenizer) -> Tokenizer:
 
 def _without_leading_space(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer for text after a special token: without the space that some add before the first word."""
-    spaces = tokenizer.pre_tokenizer
-    if not (isinstance(spaces, Metaspace) and spaces.prepend_scheme == "first"):
+    if tokenizer.pre_tokenizer is None:
         return tokenizer
-    copy = _literal_copy(tokenizer)
-    copy.pre_tokenizer = Metaspace(spaces.replacement, prepend_scheme="never", split=spaces.split)
+    steps = json.loads(tokenizer.pre_tokenizer.__getstate__())
+    changed = _never_prepending(steps)
+    if changed == steps:
+        return tokenizer
+    copy, pre_tokenizers = _literal_copy(tokenizer), PreTokenizers([])
+    pre_tokenizers.__setstate__(json.dumps({"type": "Sequence", "pretokenizers": [changed]}).encode())
+    copy.pre_tokenizer = pre_tokenizers
     return copy
+
+
+def _never_prepending(pre_tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """Change a pre-tokenizer, as in tokenizer.json, so that it puts no space before the first word."""
+    if pre_tokenizer["type"] == "Sequence":
+        return pre_tokenizer | {"pretokenizers": [_never_prepending(part) for part in pre_tokenizer["pretokenizers"]]}
+    if pre_tokenizer["type"] == "Metaspace" and pre_tokenizer["prepend_scheme"] == "first":
+        return pre_tokenizer | {"prepend_scheme": "never"}
+    return pre_tokenizer

@@ -34,6 +34,14 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
+def byte_level_last() -> Tokenizer:
+    """The same as the last of several steps, one of which changes tokens."""
+    tokenizer = byte_level()
+    inner = decoders.Sequence([decoders.Replace("z", "Z"), decoders.ByteLevel()])
+    tokenizer.decoder = decoders.Sequence([inner])
+    return tokenizer
+
+
 def _spelled_in_bytes(decoder: decoders.Decoder) -> Tokenizer:
     vocabulary = {"<unk>": 0} | {f"<0x{byte:02X}>": byte + 1 for byte in range(256)}
     for piece in ("▁", "a", "▁a", "▁▁", "é", "相", ",", "<0xZZ>"):
@@ -65,7 +73,7 @@ def metaspace() -> Tokenizer:
     return _spelled_in_bytes(decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()]))
 
 
-KINDS = [byte_level, byte_fallback, no_strip, metaspace]
+KINDS = [byte_level, byte_level_last, byte_fallback, no_strip, metaspace]
 
 
 @pytest.fixture(params=KINDS, ids=[kind.__name__ for kind in KINDS])

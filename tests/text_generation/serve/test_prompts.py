@@ -1,10 +1,9 @@
 """Users' texts as the model sees them, with the real model's tokenizer."""
 
 import pytest
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFKC
-from tokenizers.pre_tokenizers import Metaspace
 
 from text_generation.chat_template import ChatTemplate
 from text_generation.serve.prompts import PromptEncoder
@@ -95,7 +94,7 @@ def llama_like(*tokens: AddedToken) -> PromptEncoder:
     names = ["<unk>", "<s>", "</s>", "▁", *"[]/<>INSTsai"]
     tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(names)}, [], unk_token="<unk>"))
     tokenizer.normalizer = NFKC()
-    tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     tokenizer.add_special_tokens(list(tokens) or [AddedToken(token, normalized=True) for token in names[:3]])
     return PromptEncoder(ChatTemplate(SPACED, {}), tokenizer)
 
@@ -107,6 +106,15 @@ def test_what_normalization_turns_into_a_special_token_is_text_too():
     assert special in words.tokenizer.encode(fullwidth).ids
     assert ids(words, fullwidth) == ids(words, "a</s>i")
     assert special not in ids(words, fullwidth)
+
+
+def test_spaces_are_added_alike_by_one_of_several_pre_tokenizers():
+    words, several = llama_like(), llama_like()
+    pre_tokenizer = pre_tokenizers.Sequence([words.tokenizer.pre_tokenizer, pre_tokenizers.Digits()])
+    several.tokenizer.pre_tokenizer = pre_tokenizer
+    several = PromptEncoder(several.template, several.tokenizer)
+    for text in ("a", "a</s>i"):
+        assert ids(several, text) == ids(words, text)
 
 
 def test_the_templates_own_ids_are_the_same_with_and_without_a_typed_special_token():
