@@ -5,10 +5,13 @@ the compose containers. The server needs --rest_port 8000 and --metrics_enable.
 `python3.12 drain.py [URL]`
 """
 
+import http.client
 import sys
 import time
 import urllib.request
 
+# Through a proxy, which containers may have in their environment, localhost is another machine.
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # Time for the endpoint's removal to reach every client and proxy: until then, new requests may still arrive.
 QUIET_SECONDS = 10
 # The longest answer, 1,024 tokens at 5 tokens/s, after the longest wait, QUEUE_TIMEOUT_S, plus the quiet time.
@@ -30,9 +33,9 @@ def is_busy(url):
     Exits with an error if there is no server or it serves no metrics.
     """
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        with DIRECT.open(url, timeout=TIMEOUT_SECONDS) as response:
             return requests_running(response.read().decode()) > 0
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(getattr(error, "reason", error), TimeoutError | ConnectionResetError):
             return True
         sys.exit(f"error: no metrics at {url}: {error}; start the server with --rest_port and --metrics_enable")

@@ -16,7 +16,8 @@ TIMEOUT_SECONDS = 5
 
 def main(graph=None):
     """Exit with code 0 if the server is live or `graph` is ready, else with an error and code 1."""
-    client = grpcclient.InferenceServerClient(URL)
+    # Through a proxy, which containers may have in their environment, localhost is another machine.
+    client = grpcclient.InferenceServerClient(URL, channel_args=[("grpc.enable_http_proxy", 0)])
     try:
         if graph is None:
             good = client.is_server_live(client_timeout=TIMEOUT_SECONDS)
