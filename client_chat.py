@@ -110,13 +110,12 @@ class Chat:
     """Carries out the lines that a user types; RequestFailed if that is not possible."""
 
     def __init__(self, arguments: argparse.Namespace, interactive: bool) -> None:
-        self._server = Server(arguments.url)
+        self._server = Server(arguments.url, arguments.timeout)
         if not self._server.outputs(GRAPH) >= {"completion", "end_signal"}:
             raise RequestFailed(f"{GRAPH} at {arguments.url} is another servable: it has no completion or end_signal")
         self._conversation = Conversation(arguments.system)
         self._unanswered: str | None = None
         self._interactive = interactive
-        self._timeout_s = arguments.timeout
         self._json = arguments.json
         other_arguments = ("url", "timeout", "json", "system")
         self._sampling = {
@@ -214,13 +213,16 @@ class Chat:
         while True:
             request = {"messages": self._conversation.messages_for(question), **self._sampling}
             try:
-                yield from self._server.stream(GRAPH, "request", [json.dumps(request)], self._timeout_s)
+                yield from self._server.stream(GRAPH, "request", [json.dumps(request)])
                 return
             except TooLong:
                 if self._conversation.left_out == len(self._conversation.turns):
                     self._conversation.left_out = before  # the question itself does not fit
                     raise
                 self._conversation.left_out += 1
+            except RequestFailed:
+                self._conversation.left_out = before  # found anew by /retry, and told then
+                raise
 
 
 def require_utf8(question: str) -> str:

@@ -12,14 +12,14 @@ with common.slow_imports():
 def main() -> None:
     """Send one request with all prompts; print the completions piece by piece, then how long it took."""
     arguments = parse_prompts(__doc__)
-    server = python_model(arguments.url, arguments.model_name, streaming=True)
+    server = python_model(arguments.url, arguments.model_name, arguments.timeout, streaming=True)
     prompts = arguments.prompts
     if len(prompts) == 1 and not arguments.json:
         print(f"Question:\n{common.for_stdout(prompts[0])}\n", flush=True)
 
     answer = Answer(prompts)
     with growing_texts(common.titles(prompts), visible=not arguments.json) as texts:
-        for name, value in server.stream(arguments.model_name, "pre_prompt", prompts, arguments.timeout):
+        for name, value in server.stream(arguments.model_name, "pre_prompt", prompts):
             answer.add_output(name, value)
             texts.show(answer.completions)
 

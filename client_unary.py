@@ -11,10 +11,10 @@ with common.slow_imports():
 def main() -> None:
     """Send one request with all prompts; print the completions and how long they took."""
     arguments = parse_prompts(__doc__)
-    server = python_model(arguments.url, arguments.model_name, streaming=False)
+    server = python_model(arguments.url, arguments.model_name, arguments.timeout, streaming=False)
 
     answer = Answer(arguments.prompts)
-    for name, value in server.infer(arguments.model_name, "pre_prompt", answer.prompts, arguments.timeout):
+    for name, value in server.infer(arguments.model_name, "pre_prompt", answer.prompts):
         answer.add_output(name, value)
 
     if arguments.json:

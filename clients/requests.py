@@ -1,5 +1,6 @@
 """Requests to a KServe v2 server over gRPC."""
 
+import math
 import os
 import struct
 from collections.abc import Generator, Iterator
@@ -14,16 +15,22 @@ from tritonclient.utils import serialize_byte_tensor
 from clients.common import RequestFailed, TooLong
 
 CONNECT_TIMEOUT_S = 10
+SHORTEST_CONNECT_TIMEOUT_S = 1  # a busy machine needs some time to connect
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")  # read by gRPC, in this order
 
 Outputs = Generator[tuple[str, np.ndarray], None, None]
 
 
 class Server:
-    """The gRPC service at `host:port`; every method raises RequestFailed if it gets no answer."""
+    """The gRPC service at `host:port`; every method raises RequestFailed if it gets no answer.
 
-    def __init__(self, url: str) -> None:
+    `timeout_s` limits each answer, and the check of the graph, which never takes longer than 10 s.
+    """
+
+    def __init__(self, url: str, timeout_s: float | None) -> None:
         self.url = url
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = min(max(timeout_s or math.inf, SHORTEST_CONNECT_TIMEOUT_S), CONNECT_TIMEOUT_S)
         self._local = is_local(url)
         options = [
             ("grpc.max_send_message_length", -1),
@@ -37,10 +44,11 @@ class Server:
         """Return the names of the graph's outputs, if it is ready."""
         try:
             ready = service_pb2.ModelReadyRequest(name=graph)
-            if not self._stub.ModelReady(ready, timeout=CONNECT_TIMEOUT_S).ready:
+            if not self._stub.ModelReady(ready, timeout=self._connect_timeout_s).ready:
                 raise RequestFailed(f"the server at {self.url} is up, but {graph} is not ready: see the server's log")
             metadata = service_pb2.ModelMetadataRequest(name=graph)
-            return {output.name for output in self._stub.ModelMetadata(metadata, timeout=CONNECT_TIMEOUT_S).outputs}
+            described = self._stub.ModelMetadata(metadata, timeout=self._connect_timeout_s)
+            return {output.name for output in described.outputs}
         except grpc.RpcError as error:
             match error.code():
                 case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -57,18 +65,18 @@ class Server:
                     ) from None
             raise RequestFailed(f"the server at {self.url} failed: {error.details()}") from None
 
-    def infer(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
+    def infer(self, graph: str, name: str, texts: list[str]) -> Outputs:
         """Yield name and value of each output, for an input BYTES [n]."""
         with _failures(self.url):
-            response = self._stub.ModelInfer(_request(graph, name, texts), timeout=timeout_s)
+            response = self._stub.ModelInfer(_request(graph, name, texts), timeout=self._timeout_s)
         yield from _outputs(response)
 
-    def stream(self, graph: str, name: str, texts: list[str], timeout_s: float | None) -> Outputs:
+    def stream(self, graph: str, name: str, texts: list[str]) -> Outputs:
         """Yield name and value of each output as it arrives, up to the end signal.
 
         Closing the generator early cancels the stream, which ends the generation on the server.
         """
-        call = self._stub.ModelStreamInfer(iter([_request(graph, name, texts)]), timeout=timeout_s)
+        call = self._stub.ModelStreamInfer(iter([_request(graph, name, texts)]), timeout=self._timeout_s)
         try:
             with _failures(self.url):
                 for response in call:
@@ -89,13 +97,13 @@ class Server:
         return f" (via the proxy in {variable}; to bypass it, add the host to no_proxy)" if variable else ""
 
 
-def python_model(url: str, name: str, *, streaming: bool) -> Server:
+def python_model(url: str, name: str, timeout_s: float | None, *, streaming: bool) -> Server:
     """Return the server, after checking that the graph of this name is ready and answers prompts.
 
     Raises:
         RequestFailed: the server or the graph is not available, or it is another servable.
     """
-    server = Server(url)
+    server = Server(url, timeout_s)
     outputs = server.outputs(name)
     if not outputs >= {"completion", "token_count"}:
         raise RequestFailed(f"{name} at {url} is another servable: it has no outputs completion and token_count")

@@ -190,6 +190,16 @@ class TestTerminal:
         window.type("say fine")
         window.until("> say fine\nfine\n")
 
+    def test_turns_left_out_of_a_question_that_failed_are_told_with_the_next(self, chatting):
+        window = chatting()
+        for number, word in enumerate(("one", "two", "three"), 1):
+            window.type(f"say {word}")
+            answered(window, number)
+        window.type("busy")
+        window.until("error: busy: all places are taken: try again later\n>")
+        window.type("say four")
+        window.until("the oldest turn no longer fits and is left out")
+
     def test_retry_replaces_the_last_answer(self, chatting):
         window = chatting()
         window.type("/retry")

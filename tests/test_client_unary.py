@@ -2,14 +2,17 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 
+from clients.requests import CONNECT_TIMEOUT_S
 from ovms_local.testing import free_port, serve
 from tests.support.text import edited
 
@@ -70,6 +73,15 @@ def test_an_error_is_one_line(unary_server, arguments, says):
     assert (result.returncode, result.stdout) == (1, "")
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_server_that_says_nothing_is_given_up_after_the_timeout():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        result = ask(f"127.0.0.1:{silent.getsockname()[1]}", "-p", "Hello", "--timeout", "1")
+        assert time.monotonic() - started < CONNECT_TIMEOUT_S
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no server answers at 127.0.0.1")
 
 
 def test_a_server_that_is_not_there_is_one_line():

@@ -34,13 +34,13 @@ class OvmsPythonModel:
 
     def outputs(self, request, messages):
         command, _, rest = messages[-1]["content"].partition(" ")
-        if command == "busy":
-            yield [text_tensor("error_message", "busy: all places are taken: try again later")]
-        elif (request.get("max_tokens") or 0) > MOST_TOKENS:
+        if (request.get("max_tokens") or 0) > MOST_TOKENS:
             message = f"max_tokens: is {request['max_tokens']}, but MAX_NEW_TOKENS of this server is {MOST_TOKENS}"
             yield [text_tensor("error_message", message)]
         elif len(messages) > MOST_MESSAGES or len(messages[-1]["content"]) > LONGEST_QUESTION:
             yield [text_tensor("error_message", f"too long: {len(messages)} messages do not fit")]
+        elif command == "busy":
+            yield [text_tensor("error_message", "busy: all places are taken: try again later")]
         else:
             count = 0
             for piece in self.pieces(command, rest, request, messages):
