@@ -129,11 +129,13 @@ def test_a_node_may_change_the_current_folder(make_servable, flags):
         [sys.executable, "-m", "ovms_local", *flags, "--rest_port", str(port), "--file_system_poll_wait_seconds", "0"],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        assert any(READY in line for line in process.stdout)
-        reload = urllib.request.Request(f"http://127.0.0.1:{port}/v1/config/reload", b"")
-        with urllib.request.urlopen(reload) as answer:
-            states = json.loads(answer.read())
-        process.terminate()
+        try:
+            assert any(READY in line for line in process.stdout)
+            reload = urllib.request.Request(f"http://127.0.0.1:{port}/v1/config/reload", b"")
+            with urllib.request.urlopen(reload) as answer:
+                states = json.loads(answer.read())
+        finally:
+            process.terminate()
     [state] = [version["state"] for graph in states.values() for version in graph["model_version_status"]]
     assert state == "AVAILABLE"
 
