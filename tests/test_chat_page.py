@@ -23,6 +23,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from ovms_local.testing import RunningServer, free_port, serve
+from tests.scripted_chat.scripted_answers import HTML
 from tests.support import watch
 from tests.support.ov_config import ov_config
 
@@ -135,7 +136,7 @@ class Browser:
     def texts(self, role: str) -> list[str]:
         """The texts of the messages by `user` or `bot`, including the page's notes."""
         script = "return [...document.querySelectorAll('[data-testid=' + arguments[0] + ']')].map(e => e.innerText)"
-        return [text.replace("\N{WORD JOINER}", "") for text in self.driver.execute_script(script, role)]
+        return self.driver.execute_script(script, role)
 
     def notes(self) -> list[str]:
         script = "return [...document.querySelectorAll('[data-testid=bot] em:only-child')].map(e => e.innerText)"
@@ -284,6 +285,31 @@ class TestWhatIsShown:
         for link in browser.driver.find_elements(By.LINK_TEXT, "a"):
             link.click()
         assert browser.driver.title == "Chat"
+
+    def test_html_is_text_also_where_only_a_part_of_markdown_sees_code(self, browser, scripted):
+        browser.open(scripted)
+        typed = "echo Use ``` inline <h1 id=evil>BIG</h1> <form id=evil action='http://evil.example'><input></form>"
+        answer, _ = browser.answer(typed)
+        assert "<h1 id=evil>BIG</h1> <form id=evil" in answer
+        browser.answer("code")
+        script = "return [...document.querySelectorAll('[data-testid=bot] code')].map(e => e.textContent.trimEnd())"
+        codes = [*[HTML] * 7, "graph TD; A[&lt;h1 id=evil&gt;h&lt;/h1&gt;]", HTML]
+        watch.until(lambda: browser.driver.execute_script(script) == codes)
+        evil = "return document.querySelectorAll('[id=evil], [data-testid=bot] form, .mermaid').length"
+        assert browser.driver.execute_script(evil) == 0
+
+    def test_what_is_copied_and_edited_is_as_typed(self, browser, scripted):
+        browser.open(scripted)
+        typed = "echo a <b>c</b> `<d>` ```mermaid"
+        browser.answer(typed)
+        allowed = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        browser.driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": allowed})
+        browser.click("button[aria-label='Copy message'], button[title='Copy message']")
+        copied = "navigator.clipboard.readText().then(arguments[0])"
+        watch.until(lambda: browser.driver.execute_async_script(copied) == typed)
+        browser.click("button[aria-label=Edit]")
+        question = browser.driver.find_element(By.CSS_SELECTOR, "textarea.edit-textarea")
+        assert question.get_property("value") == typed
 
     def test_markdown_and_code(self, browser, scripted):
         browser.open(scripted)

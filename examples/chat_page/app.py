@@ -6,7 +6,7 @@ import gradio as gr
 import uvicorn
 from answers import answering
 from fastapi import FastAPI
-from markup import with_html_as_text
+from markup import HEAD, with_html_as_text
 from server import longest_possible_answer
 
 NOTHING_FROM_ELSEWHERE = (
@@ -60,7 +60,7 @@ def main() -> None:
     chat = page(arguments.url)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     app = FastAPI(openapi_url=None)
-    gr.mount_gradio_app(app, chat, "/", theme=theme, css=CSS, footer_links=[], run_history=False)
+    gr.mount_gradio_app(app, chat, "/", theme=theme, css=CSS, head=HEAD, footer_links=[], run_history=False)
     # A browser opens at most six connections to a page, and the heartbeat, not needed here, takes one for each tab.
     chat.config["connect_heartbeat"] = False
     headers = [("Content-Security-Policy", NOTHING_FROM_ELSEWHERE)]
