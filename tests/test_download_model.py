@@ -204,6 +204,11 @@ class TestHubErrors:
             place.run("--model", NAME, HF_ENDPOINT=address), f"HF_ENDPOINT={address} is not a valid URL"
         )
 
+    @pytest.mark.parametrize("address", ["127.0.0.1:22999", "localhost:22999", "ftp://hub.invalid"])
+    def test_endpoint_without_http(self, place: Place, address: str) -> None:
+        done = place.run("--model", NAME, HF_ENDPOINT=address)
+        assert_one_line_error(done, f"HF_ENDPOINT={address} does not begin with http:// or https://")
+
     def test_no_network(self, place: Place) -> None:
         with socket.socket() as taken:  # bound but not listening: refuses connections
             taken.bind(("127.0.0.1", 0))
@@ -329,6 +334,9 @@ ANSWERS = [
     ((500, b"", {}), ["server error (500)", "later"]),
     ((407, b"", {}), ["(407)", "HTTPS_PROXY", "USER:PASSWORD"]),
     ((200, b"<html>log in</html>", {"Content-Type": "text/html"}), ["login page", "HF_ENDPOINT"]),
+    ((511, b"<html>log in</html>", {"Content-Type": "text/html"}), ["login page", "HF_ENDPOINT"]),
+    ((404, b"<html>nothing here</html>", {"Content-Type": "text/html"}), ["(404 Not Found)", "HF_ENDPOINT is"]),
+    *(((status, b"no", {}), [f"({status} ", "HF_ENDPOINT is"]) for status in (400, 408, 418, 451)),
 ]
 
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import httpx
 from huggingface_hub import constants
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -72,8 +72,10 @@ def _explain(error: BaseException, repository: str, revision: str) -> str | None
             )
         case LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{repository} is not in the cache ({constants.HF_HUB_CACHE}): unset HF_HUB_OFFLINE to download it"
+        case RemoteEntryNotFoundError():
+            return f"{repository} lacks a required file ({first_line(error)}): use another revision"
         case HfHubHTTPError():
-            return _explain_status(error.response)
+            return _explain_status(error.response, address)
         case ssl.SSLCertVerificationError():
             return (
                 f"the certificate of {constants.ENDPOINT} is not trusted ({error.verify_message}): if your network "
@@ -82,23 +84,20 @@ def _explain(error: BaseException, repository: str, revision: str) -> str | None
         case httpx.ProxyError() if "407" in str(error):
             return _proxy_password()
         case json.JSONDecodeError() | FileMetadataError():
-            return (
-                f"{constants.ENDPOINT} answers with something other than the Hub's data, such as the login page of a "
-                "network: log in with a browser, or check HF_ENDPOINT and the proxy"
-            )
+            return _login_page()
         case ImportError() if "socks" in str(error).lower():
             return (
                 f"{_proxy()} is a SOCKS proxy, which needs another package: run pip install 'httpx[socks]', or unset "
                 "the variable"
             )
+        case httpx.UnsupportedProtocol() if not constants.ENDPOINT.lower().startswith(("http://", "https://")):
+            return f"HF_ENDPOINT={constants.ENDPOINT} does not begin with http:// or https://: correct it, or unset it"
         case LocalEntryNotFoundError() | httpx.TransportError() | RuntimeError():
             through = f" through the proxy of {proxy}" if (proxy := _proxy()) else ""
             return (
                 f"{constants.ENDPOINT} cannot be reached{through}, or the connection broke: check the network, then "
                 "run this again"
             )
-        case EntryNotFoundError():
-            return f"{repository} lacks a required file ({first_line(error)}): use another revision"
         case _:
             return None
 
@@ -110,7 +109,14 @@ def _proxy_password() -> str:
     )
 
 
-def _explain_status(response: httpx.Response) -> str | None:
+def _login_page() -> str:
+    return (
+        f"{constants.ENDPOINT} answers with something other than the Hub's data, such as the login page of a network: "
+        "log in with a browser, or check HF_ENDPOINT and the proxy"
+    )
+
+
+def _explain_status(response: httpx.Response, address: str) -> str:
     status = response.status_code
     if status == 407:
         return _proxy_password()
@@ -125,9 +131,13 @@ def _explain_status(response: httpx.Response) -> str | None:
             f"{constants.ENDPOINT}, or a filter on the way to it, forbids the download (403): check that HF_TOKEN may "
             "read this repository, and that your network allows access to the Hub"
         )
+    if status == 511:  # "Network Authentication Required"
+        return _login_page()
     if status >= 500:
         return f"{constants.ENDPOINT} has a server error ({status}): run this again later"
-    return None
+    hub = "that HF_ENDPOINT is the address of a Hugging Face Hub, and " if "HF_ENDPOINT" in os.environ else ""
+    said = f"{status} {response.reason_phrase}".strip()
+    return f"{constants.ENDPOINT} refuses the download ({said}): check {hub}that {address} opens in a browser"
 
 
 def _proxy() -> str | None:
