@@ -42,7 +42,13 @@ def describe(source: Path, folder: Path, model: Model | None) -> list[str]:
         generation_config.recommended_sampling(source / "generation_config.json")
         for name in ("generation_config.json", "config.json"):
             generation_config.end_token_ids(source / name)
-        return [*tokenizer.check_chat(folder), *_context_notes(folder)]
+        return [*_template_notes(source), *tokenizer.check_chat(folder), *_context_notes(folder)]
+
+
+def _template_notes(source: Path) -> list[str]:
+    if tokenizer.has_chat_template(source):
+        return []
+    return ["The checkpoint has no chat template, so the one known for this model is used."]
 
 
 def _context_notes(folder: Path) -> list[str]:

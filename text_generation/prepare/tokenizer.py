@@ -26,7 +26,7 @@ def copy_tokenizer(checkpoint: Path, folder: Path, fallback_template: str | None
     for name in TOKENIZER_FILES:
         if (checkpoint / name).exists():
             shutil.copyfile(checkpoint / name, folder / name)
-    if not _has_chat_template(checkpoint):
+    if not has_chat_template(checkpoint):
         if fallback_template is None:
             raise CheckpointError(
                 f"{checkpoint} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json): "
@@ -35,7 +35,8 @@ def copy_tokenizer(checkpoint: Path, folder: Path, fallback_template: str | None
         (folder / "chat_template.jinja").write_text(fallback_template, encoding="utf-8")
 
 
-def _has_chat_template(checkpoint: Path) -> bool:
+def has_chat_template(checkpoint: Path) -> bool:
+    """Whether a checkpoint folder has a chat template of its own."""
     files = (checkpoint / f"chat_template.{kind}" for kind in ("jinja", "json"))
     return any(path.exists() for path in files) or bool(
         read_json(checkpoint / "tokenizer_config.json").get("chat_template")

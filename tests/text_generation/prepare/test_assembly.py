@@ -10,6 +10,7 @@ from tests.support.checkpoints import SIZES, TOKENIZER_CONFIG, byte_level_tokeni
 from text_generation import model_folder, tokenizer_file
 from text_generation.prepare import assembly
 from text_generation.prepare.checkpoint import CheckpointError
+from text_generation.prepare.models import MODELS
 
 
 def write(folder: Path, config: dict[str, Any] = {}, tokenizer_config: dict[str, Any] = {}) -> Path:  # noqa: B006
@@ -70,3 +71,14 @@ def test_longrope_limits_the_context_and_a_note_says_so(tmp_path: Path) -> None:
     [note] = assembly.describe(source, folder, None)
     assert "can have 128 tokens" in note
     assert model_folder.context_length(folder) == 128
+
+
+def test_a_chat_template_that_is_not_the_checkpoint_s_own_is_noted(tmp_path: Path) -> None:
+    source, folder = write(tmp_path / "checkpoint", tokenizer_config={"chat_template": None}), tmp_path / "new"
+    folder.mkdir()
+    assert assembly.describe(source, folder, MODELS["notus-7b-v1"]) == [
+        "The checkpoint has no chat template, so the one known for this model is used."
+    ]
+    assert (folder / "chat_template.jinja").read_text() == MODELS["notus-7b-v1"].chat_template()
+    (source / "chat_template.jinja").write_text(TOKENIZER_CONFIG["chat_template"])
+    assert assembly.describe(source, folder, MODELS["notus-7b-v1"]) == []
