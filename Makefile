@@ -43,7 +43,7 @@ chat: $(VENV)/installed examples/chat_page/.venv/installed  ## serve the demo's 
 
 .PHONY: serve
 serve: $(VENV)/installed  ## serve a model folder: MODEL=folder SERVABLE=unary|stream|chat|all PORT=9000 REST_PORT=8000
-	MODEL_PATH=$(MODEL) exec $(BIN)/python -m ovms_local --config_path servable_$(SERVABLE)/config.json \
+	MODEL_PATH="$$MODEL" exec $(BIN)/python -m ovms_local --config_path servable_$(SERVABLE)/config.json \
 	    --port $(or $(PORT),9000) --rest_port $(or $(REST_PORT),8000)
 
 .PHONY: python_image

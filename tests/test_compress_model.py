@@ -63,7 +63,8 @@ def hashes(folder: Path) -> dict[str, str]:
 def table(output: str) -> dict[str, list[str]]:
     """Return the rows of the table: folder -> size, unit, perplexity, ratio, seconds."""
     rows = output[output.index("Folder") :].split("\n\n")[0].splitlines()[1:]
-    return {row.split()[0]: row.split()[1:] for row in rows}
+    columns = [re.split(" {2,}", row, maxsplit=1) for row in rows]
+    return {folder: values.split() for folder, values in columns}
 
 
 @pytest.mark.timeout(900)  # a minute on an idle machine
@@ -181,18 +182,21 @@ def test_model_that_computes_no_numbers(place: Path) -> None:
     model_folder.check(place / f"{NAME}_FP16")
 
 
-def test_context_shorter_than_the_text_and_a_name_that_the_output_cannot_encode(tmp_path: Path) -> None:
+def test_context_shorter_than_the_text_and_names_that_the_output_cannot_encode(tmp_path: Path) -> None:
     """The positions of GPT-2 end with its context."""
+    name = "mon modèle [a+b]"
     checkpoint = write_checkpoint(tmp_path / "checkpoint", "gpt2", n_positions=32)
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     for script, arguments in (("download_model.py", ["--source", checkpoint]), ("compress_model.py", ["--calibrate"])):
-        command = [sys.executable, str(ROOT / script), "--model", NAME, "--output-dir", "größe", *arguments]
+        command = [sys.executable, str(ROOT / script), "--model", name, "--output-dir", "größe", *arguments]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     rows = table(done.stdout)
     assert len(rows) == 4
     assert all(float(row[2]) > 1 for row in rows.values())
-    assert "gr\\xf6\\xdfe" in done.stdout
+    assert "gr\\xf6\\xdfe/mon mod\\xe8le [a+b]" in rows
+    for folder in (tmp_path / "größe").iterdir():
+        assert model_folder.check(folder).model == name
 
 
 def test_damaged_tokenizer(place: Path) -> None:
@@ -318,6 +322,9 @@ def test_killed(place: Path) -> None:
     assert {name: hashes(place / name) for name in names(place)} == undisturbed
 
 
-@pytest.mark.parametrize("arguments", [["--precision", "INT3"], ["--calibrate", "--precision", "INT8"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--precision", "INT3"], ["--calibrate", "--precision", "INT8"], ["--model", "a/b"], ["--model=-x"]],
+)
 def test_wrong_arguments(tmp_path: Path, arguments: list[str]) -> None:
     assert compress(tmp_path, *arguments).returncode == 2

@@ -726,6 +726,8 @@ def test_help_is_quick_and_says_what_there_is() -> None:
         ["--model", "org/na me"],
         ["--model", "a/b/c"],
         ["--model", "..", "--source", "somewhere"],
+        ["--model", "org/na me", "--source", "somewhere"],
+        ["--model", "my model"],
         ["--model", "smollm2-135m-instruct", "--revision", "x"],
         ["--model", "mine", "--source", "somewhere", "--revision", "x"],
     ],

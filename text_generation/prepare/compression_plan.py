@@ -1,6 +1,7 @@
 """Plans which folders a compression creates, keeps and replaces, before any work starts."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def plan_compression(original: Path, precisions: list[str] | None, *, replace: b
     """
     if not original.exists():
         raise model_folder.ModelFolderError(
-            f"{original} does not exist: run download_model.py --model {original.name} first"
+            f"{original} does not exist: run download_model.py --model {shlex.quote(original.name)} first"
         )
     original_status = original.stat()
     info = model_folder.check(original)

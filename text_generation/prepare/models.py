@@ -8,6 +8,8 @@ from importlib.resources import files
 
 # The name of a compressed model's folder is the model's name followed by one of these.
 FOLDER_SUFFIXES = {"FP16": "_FP16", "INT8": "_INT8_compressed_weights", "INT4": "_INT4_compressed_weights"}
+# For messages: what the name of a folder may be.
+FOLDER_NAMES = "a name is UTF-8 text without / and control characters, and does not begin with . or -"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,14 @@ def data_text(name: str) -> str:
     return (files("text_generation.prepare") / "data" / name).read_text(encoding="utf-8")
 
 
-def is_name(name: str) -> bool:
-    """Whether this can be the name of a model and thus of its folder, by the Hub's rules for names."""
+def is_folder_name(name: str) -> bool:
+    """Whether this can be the name of a model's folder, as FOLDER_NAMES says."""
+    # Hidden names are those of unfinished folders; surrogates stand for bytes that are not UTF-8.
+    return re.fullmatch(r"(?![.-])[^/\0-\x1f\x7f-\x9f\ud800-\udfff]+", name) is not None
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether this can be an organization or a repository, by the Hub's rules for names."""
     return re.fullmatch(r"\w([\w.-]*\w)?", name, re.ASCII) is not None and ".." not in name
 
 
@@ -101,7 +109,7 @@ def model_for(name: str) -> Model | None:
     if name in MODELS:
         return MODELS[name]
     organization, slash, repository = name.partition("/")
-    if not (slash and is_name(organization) and is_name(repository)):
+    if not (slash and _is_hub_name(organization) and _is_hub_name(repository)):
         return None
     source = HubRepository(name)
     return next((model for model in MODELS.values() if model.source == source), Model(source))

@@ -4,7 +4,7 @@ import sys
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from text_generation.prepare.models import MODELS, HubRepository, Int4Recipe, is_name, model_for
+from text_generation.prepare.models import MODELS, HubRepository, Int4Recipe, is_folder_name, model_for
 from text_generation.prepare.recipes import int4_recipe
 
 CHAT = [
@@ -47,15 +47,35 @@ def test_a_repository_stands_for_itself_or_for_a_listed_model() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["gpt-5", "", "a/b/c", "/b", "a/", "../b", "a/..", "a/b c", "a/.b", "a/b/", "a/b..c", "https://x/a/b", "a\\b"],
+    [
+        "gpt-5",
+        "",
+        "a/b/c",
+        "/b",
+        "a/",
+        "../b",
+        "a/..",
+        "a/b c",
+        "a/.b",
+        "a/b/",
+        "a/b..c",
+        "https://x/a/b",
+        "a\\b",
+        "a/é",
+    ],
 )
 def test_what_is_no_repository(name: str) -> None:
     assert model_for(name) is None
 
 
-@pytest.mark.parametrize("name", ["..", ".", ".x", "a/b", "a b", "", "x\n", "-x", "é"])
+@pytest.mark.parametrize("name", ["..", ".", ".x", "a/b", "/", "", "x\n", "\0", "a\x85", "-x", "\udcff"])
 def test_what_is_no_name_of_a_folder(name: str) -> None:
-    assert not is_name(name)
+    assert not is_folder_name(name)
+
+
+@pytest.mark.parametrize("name", ["x", "a..b", "a b", "modèle", "a+b", "模型", "x.", "[a]*", "a\\b"])
+def test_what_is_a_name_of_a_folder(name: str) -> None:
+    assert is_folder_name(name)
 
 
 class TestInt4Recipe:

@@ -6,7 +6,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from text_generation.prepare.models import FOLDER_SUFFIXES, MODELS, is_name
+from text_generation.prepare.models import FOLDER_NAMES, FOLDER_SUFFIXES, MODELS, is_folder_name
 
 
 def main() -> None:
@@ -39,8 +39,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--force", action="store_true", help="replace existing folders once the new ones are complete")
     arguments = parser.parse_args()
-    if not is_name(arguments.model):
-        parser.error(f"--model {arguments.model}: not the name of a model folder; give its location in --output-dir")
+    if not is_folder_name(arguments.model):
+        parser.error(
+            f"--model {arguments.model!r}: not the name of a model folder ({FOLDER_NAMES}); give its location in "
+            "--output-dir"
+        )
     if arguments.calibrate and "INT4" not in (arguments.precision or FOLDER_SUFFIXES):
         parser.error("--calibrate applies to INT4 only")
     return arguments

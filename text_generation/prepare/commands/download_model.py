@@ -7,7 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from text_generation.prepare.models import MODELS, HubRepository, PackagedGguf, is_name, model_for
+from text_generation.prepare.models import (
+    FOLDER_NAMES,
+    MODELS,
+    HubRepository,
+    PackagedGguf,
+    is_folder_name,
+    model_for,
+)
 
 if TYPE_CHECKING:
     from text_generation.prepare.checkpoint import Checkpoint
@@ -43,8 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="replace an existing folder once the new one is complete")
     arguments = parser.parse_args()
     model = model_for(arguments.model)
-    if not (model or (arguments.source and is_name(arguments.model))):
-        parser.error(f"--model {arguments.model}: neither {', '.join(MODELS)} nor ORG/NAME on the Hugging Face Hub")
+    if not model and not arguments.source:
+        parser.error(f"--model {arguments.model!r}: neither {', '.join(MODELS)} nor ORG/NAME on the Hugging Face Hub")
+    if not model and not is_folder_name(arguments.model):
+        parser.error(f"--model {arguments.model!r}: neither ORG/NAME nor the name of a folder ({FOLDER_NAMES})")
     if arguments.revision and not (model and isinstance(model.source, HubRepository) and not arguments.source):
         parser.error("--revision applies only to models from the Hugging Face Hub")
     return arguments
