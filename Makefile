@@ -104,6 +104,7 @@ bench-server: $(VENV)/installed-dev  ## measure the overhead of ovms_local with 
 	$(BIN)/python -m benchmarks.server
 
 .PHONY: clean
-clean:  ## remove .venv, caches and the demo's models
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info smollm2-135m-instruct{,_FP16,_INT8*,_INT4*}
+clean:  ## remove the virtual environments, caches and the demo's models
+	rm -rf $(VENV) examples/chat_page/.venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info \
+	    smollm2-135m-instruct{,_FP16,_INT8*,_INT4*}
 	find . -name __pycache__ -prune -exec rm -rf {} +
