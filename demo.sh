@@ -8,6 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 MODEL=${MODEL:-smollm2-135m-instruct}
+name=${MODEL##*/}  # download_model.py names the folder of ORG/NAME so
+int8=${name}_INT8_compressed_weights
 PATH="$PWD/.venv/bin:$PATH"
 read -r free_port free_rest_port < <(python -c '
 import socket
@@ -83,8 +85,8 @@ ready_or_ended() {
 
 serve() {  # SERVABLE GRAPH
     printf '\n$ MODEL_PATH=%s python -m ovms_local --config_path %s/config.json --port %s --rest_port %s &\n' \
-        "${MODEL}_INT8_compressed_weights" "$1" "$PORT" "$REST_PORT"
-    SELECTED_MODEL=$MODEL MODEL_PATH=${MODEL}_INT8_compressed_weights \
+        "$int8" "$1" "$PORT" "$REST_PORT"
+    SELECTED_MODEL=$name MODEL_PATH=$int8 \
         python -m ovms_local --config_path "$1/config.json" --port "$PORT" --rest_port "$REST_PORT" >"$log" 2>&1 &
     server=$!
     if ! wait_for "$LOADING_S" ready_or_ended; then
@@ -109,8 +111,8 @@ relativity="What is the theory of relativity?"
 einstein="Who is Albert Einstein?"
 request='{"inputs":[{"name" : "pre_prompt", "shape" : [1], "datatype" : "BYTES", "data" : ["'$relativity'"]}]}'
 
-[ -f "$MODEL/model_info.json" ] || run python download_model.py --model "$MODEL"
-[ -f "${MODEL}_INT8_compressed_weights/model_info.json" ] || run python compress_model.py --model "$MODEL"
+[ -f "$name/model_info.json" ] || run python download_model.py --model "$MODEL"
+[ -f "$int8/model_info.json" ] || run python compress_model.py --model "$name"
 
 serve servable_unary python_model
 ask python client_unary.py --url "localhost:$PORT" --prompt "$relativity"

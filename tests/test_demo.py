@@ -56,7 +56,7 @@ def test_the_demo_runs_through_and_leaves_nothing_running(checkout):
 
 
 def test_a_graph_that_is_not_loaded_ends_the_demo_with_the_server_s_line(checkout):
-    wrong = os.environ | {"SEED": "-1"}
+    wrong = os.environ | {"MODEL": "org/smollm2-135m-instruct", "SEED": "-1"}  # the folder has no org/
     demo = subprocess.run(["bash", "demo.sh"], cwd=checkout, env=wrong, capture_output=True, text=True, timeout=120)
     assert demo.returncode == 1
     head, line = demo.stderr.splitlines()

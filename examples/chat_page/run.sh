@@ -6,10 +6,11 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 MODEL=${MODEL:-smollm2-135m-instruct}
+name=${MODEL##*/}  # download_model.py names the folder of ORG/NAME so
 PORT=${PORT:-9000}
 REST_PORT=${REST_PORT:-8000}
 CHAT_PORT=${CHAT_PORT:-7860}
-int8=${MODEL}_INT8_compressed_weights
+int8=${name}_INT8_compressed_weights
 python=.venv/bin/python
 log=$(mktemp)
 server= page=
@@ -25,10 +26,10 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-[ -f "$MODEL/model_info.json" ] || "$python" download_model.py --model "$MODEL"
-[ -f "$int8/model_info.json" ] || "$python" compress_model.py --model "$MODEL" --precision INT8
+[ -f "$name/model_info.json" ] || "$python" download_model.py --model "$MODEL"
+[ -f "$int8/model_info.json" ] || "$python" compress_model.py --model "$name" --precision INT8
 
-SELECTED_MODEL=$MODEL MODEL_PATH=$int8 ENGINE=genai "$python" -m ovms_local \
+SELECTED_MODEL=$name MODEL_PATH=$int8 ENGINE=genai "$python" -m ovms_local \
     --config_path servable_chat/config.json --port "$PORT" --rest_port "$REST_PORT" >"$log" 2>&1 &
 server=$!
 examples/chat_page/.venv/bin/python examples/chat_page/app.py --url "127.0.0.1:$PORT" --port "$CHAT_PORT" >>"$log" 2>&1 &
