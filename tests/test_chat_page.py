@@ -293,7 +293,7 @@ class TestWhatIsShown:
         assert "<h1 id=evil>BIG</h1> <form id=evil" in answer
         browser.answer("code")
         script = "return [...document.querySelectorAll('[data-testid=bot] code')].map(e => e.textContent.trimEnd())"
-        codes = [*[HTML] * 7, "graph TD; A[&lt;h1 id=evil&gt;h&lt;/h1&gt;]", HTML]
+        codes = [*[HTML] * 8, "graph TD; A[&lt;h1 id=evil&gt;h&lt;/h1&gt;]", HTML]
         watch.until(lambda: browser.driver.execute_script(script) == codes)
         evil = "return document.querySelectorAll('[id=evil], [data-testid=bot] form, .mermaid').length"
         assert browser.driver.execute_script(evil) == 0

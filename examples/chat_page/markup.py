@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import gradio as gr
 
-# In a browser, a < begins a tag only if one of these follows, and the labels of Mermaid's diagrams are HTML.
-INTERPRETED = re.compile(r"<(?=[A-Za-z/!?])|```(?=mermaid)")
+# In a browser, a < begins a tag only if one of these follows, and the labels of Mermaid's diagrams are HTML. A message
+# with C++ to highlight is not shown at all by Gradio 6.31.
+INTERPRETED = re.compile(r"<(?=[A-Za-z/!?])|(?:```|~~~)[ \t]*(?=mermaid|cpp)")
 # It prevents a tag or a diagram wherever Markdown finds code, so nothing here has to find code as the page does.
 # By HTML's standard, the browser drops it from the HTML made of the Markdown, so code and text are as typed.
 BREAK = "\0"

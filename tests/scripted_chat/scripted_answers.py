@@ -3,7 +3,8 @@
 HTML = "<div id=evil>a</div> <!-- b --> vector<T>"  # in a scripted answer, as code of every kind
 ANSWERS = {
     "code": (
-        f"~~~\n{HTML}\n~~~\n````html\n{HTML}\n````\n> ```python title\n> {HTML}\n> ```\n\n- item\n\n  ```\n"
+        f"~~~\n{HTML}\n~~~\n````html\n{HTML}\n````\n~~~ cpp\n{HTML}\n~~~\n"
+        f"> ```python title\n> {HTML}\n> ```\n\n- item\n\n  ```\n"
         f"  {HTML}\n  ```\n\ntext\n\n    {HTML}\n\n``{HTML}`` \\`<h1 id=evil>h</h1>\\` ``` <img id=evil src=x>\n\n"
         f"```mermaid\n{HTML}\n```\n```mermaid\ngraph TD; A[&lt;h1 id=evil&gt;h&lt;/h1&gt;]\n```\n```\n{HTML}"
     ),
