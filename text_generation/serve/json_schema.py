@@ -23,8 +23,15 @@ MAX_LENGTHS = 512
 _DEFINITION = re.compile(r"#/\$defs/([\w.-]+)", re.ASCII)
 _NAME = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 _TYPES = {"string", "number", "integer", "boolean", "object", "array", "null"}
+_TYPES_OF_VALUES: dict[type, set[str]] = {
+    **{str: {"string"}, int: {"integer", "number"}, float: {"number"}, bool: {"boolean"}},
+    **{dict: {"object"}, list: {"array"}, type(None): {"null"}},
+}
 _COUNTS = {"minLength", "maxLength", "minItems", "maxItems"}
 _BOUNDS = {"minimum", "maximum"}
+_LARGEST_EXACT = 2**53  # the compiler writes larger integers as rounded ones
+# What may stand beside these. The compiler ignores anything else there, so the answer would not fit its schema.
+_COMPANIONS = {"$ref": set(), "anyOf": set(), "enum": {"type"}, "const": {"type"}}
 _NOTES = {"title", "description", "default", "examples", "$schema", "$id", "$comment"}
 _KEYWORDS = {
     *("type", "properties", "required", "additionalProperties", "items", "enum", "const", "anyOf", "$ref", "$defs"),
@@ -79,25 +86,56 @@ def _children(path: str, node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _check_node(path: str, node: dict[str, Any], definitions: dict[str, Any]) -> None:
     if unknown := sorted(set(node) - _KEYWORDS):
         raise ValueError(f"{path}.{unknown[0]} is not supported: use {', '.join(sorted(_KEYWORDS - _NOTES))}")
-    _check_type(path, node)
+    types = _types(path, node)
     _check_numbers(path, node)
     _check_names(path, node)
-    for value in strings([node.get("enum"), node.get("const")]):
-        if not _NAME.fullmatch(value or "-"):
-            raise ValueError(f"{path} has a value that contains a quote, backslash or control character: {value!r}")
+    _check_companions(path, node)
     if "enum" in node and not (isinstance(node["enum"], list) and node["enum"]):
         raise ValueError(f"{path}.enum must be a non-empty list")
+    _check_values(path, [*node.get("enum", []), *([node["const"]] if "const" in node else [])], types)
+    if not {"minLength", "maxLength"}.isdisjoint(node) and "string" not in types:
+        raise ValueError(f"{path}.minLength and maxLength require type string")
     if "$ref" in node:
         _check_reference(path, node["$ref"], definitions)
 
 
-def _check_type(path: str, node: dict[str, Any]) -> None:
+def _types(path: str, node: dict[str, Any]) -> list[str]:
+    """Return the types that the schema allows, an empty list if it names none."""
     types = node.get("type", "object")
     if types == []:
         raise ValueError(f"{path}.type must not be empty")
-    for name in types if isinstance(types, list) else [types]:
+    types = types if isinstance(types, list) else [types]
+    for name in types:
         if not (isinstance(name, str) and name in _TYPES):
             raise ValueError(f"{path}.type is {name!r}: use {', '.join(sorted(_TYPES))}")
+    return types if "type" in node else []
+
+
+def _check_companions(path: str, node: dict[str, Any]) -> None:
+    for keyword, companions in _COMPANIONS.items():
+        others = set(node) - _NOTES - {"$defs", keyword} - companions
+        if keyword in node and others:
+            raise ValueError(f"{path}.{min(others)} can't stand beside {keyword}")
+    # The compiler lets an answer repeat a property as an additional one.
+    if node.get("properties") and isinstance(node.get("additionalProperties"), dict):
+        raise ValueError(f"{path}.additionalProperties beside properties must be true or false")
+
+
+def _check_values(path: str, values: list[Any], types: list[str]) -> None:
+    """Check the values of `enum` and `const`."""
+    for text in strings(values):
+        if not _NAME.fullmatch(text or "-"):
+            raise ValueError(f"{path} has a value that contains a quote, backslash or control character: {text!r}")
+    for value in values:
+        if types and _TYPES_OF_VALUES[type(value)].isdisjoint(types):
+            raise ValueError(f"{path} has a value of another type than {', '.join(types)}: {json.dumps(value)[:40]}")
+
+    def exact(digits: str) -> int:
+        if abs(int(digits)) > _LARGEST_EXACT:
+            raise ValueError(f"{path} has a number beyond 2^53, which would be rounded: {digits[:40]}")
+        return int(digits)
+
+    json.loads(json.dumps(values), parse_int=exact)
 
 
 def _check_numbers(path: str, node: dict[str, Any]) -> None:
