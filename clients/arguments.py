@@ -43,7 +43,8 @@ def address(argument: str) -> str:
     """Check that a flag's value is host:port; gRPC would use another port if it is missing or invalid."""
     host, _, port = text(argument).rpartition(":")
     other_protocol = host.startswith(("http://", "https://", "grpc://"))  # dns:///host:port is gRPC's own
-    if not (host and port.isdecimal() and 0 < int(port) < 65536) or other_protocol or any(map(str.isspace, host)):
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    if not (host and is_port) or other_protocol or any(map(str.isspace, host)):
         raise argparse.ArgumentTypeError("must be host:port, such as localhost:9000")
     return argument
 

@@ -215,6 +215,7 @@ def test_what_the_output_s_encoding_lacks_is_escaped(unary_server, monkeypatch):
         (["-p", "Hello", "--url", "http://localhost:9000"], "must be host:port, such as localhost:9000"),
         (["-p", "Hello", "--url", " localhost:9000"], "must be host:port, such as localhost:9000"),
         (["-p", "Hello", "--url", "localhost:70000"], "must be host:port, such as localhost:9000"),
+        (["-p", "Hello", "--url", "localhost:٩٠٠٠"], "must be host:port, such as localhost:9000"),
     ],
 )
 def test_wrong_flags_are_argparse_errors(arguments, says):

@@ -51,11 +51,18 @@ def page(url: str) -> gr.ChatInterface:
     return chat
 
 
+def port(argument: str) -> int:
+    """Parse a port to listen on."""
+    if not 0 < int(argument) < 65536:
+        raise argparse.ArgumentTypeError("must be 1 to 65535")
+    return int(argument)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="localhost:9000", help="the server's gRPC service (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=7860, help="port to listen on (default: %(default)s)")
     arguments = parser.parse_args()
     chat = page(arguments.url)
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
