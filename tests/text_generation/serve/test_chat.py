@@ -213,6 +213,6 @@ def test_logprobs_are_those_of_the_models_distribution_whatever_is_drawn(chat):
         [completion] = generation.completions
         assert len(completion.logprobs) == len(completion.token_ids) > 5
         found.append(completion.logprobs)
-    # Where the processor computes in bfloat16, neighbouring logits are 0.06 apart; with the temperature, all would be 0.
+    # Where the processor computes in bfloat16, logits are 0.06 apart. With the temperature, all would be 0.
     assert found[0] == pytest.approx(found[1], abs=0.25)
     assert all(logprob <= 0 for logprob in found[0])
