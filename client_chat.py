@@ -215,14 +215,12 @@ class Chat:
             try:
                 yield from self._server.stream(GRAPH, "request", [json.dumps(request)])
                 return
-            except TooLong:
-                if self._conversation.left_out == len(self._conversation.turns):
-                    self._conversation.left_out = before  # the question itself does not fit
+            except RequestFailed as error:
+                all_left_out = self._conversation.left_out == len(self._conversation.turns)
+                if not isinstance(error, TooLong) or all_left_out:
+                    self._conversation.left_out = before  # the next answer will say how many turns it leaves out
                     raise
                 self._conversation.left_out += 1
-            except RequestFailed:
-                self._conversation.left_out = before  # found anew by /retry, and told then
-                raise
 
 
 def require_utf8(question: str) -> str:

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 MODEL=${MODEL:-smollm2-135m-instruct}
-name=${MODEL##*/}  # download_model.py names the folder of ORG/NAME so
+name=${MODEL##*/}  # for ORG/NAME, download_model.py creates the folder NAME
 int8=${name}_INT8_compressed_weights
 PATH="$PWD/.venv/bin:$PATH"
 read -r free_port free_rest_port < <(python -c '

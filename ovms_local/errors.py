@@ -7,7 +7,7 @@ def describe(error: BaseException) -> str:
     """Return type and message of a foreign exception, whose str() may itself fail."""
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException:  # one that leaves here would end the server
+    except BaseException:  # if it escaped, it would end the server
         return type(error).__name__
 
 

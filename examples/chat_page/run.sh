@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 MODEL=${MODEL:-smollm2-135m-instruct}
-name=${MODEL##*/}  # download_model.py names the folder of ORG/NAME so
+name=${MODEL##*/}  # for ORG/NAME, download_model.py creates the folder NAME
 PORT=${PORT:-9000}
 REST_PORT=${REST_PORT:-8000}
 CHAT_PORT=${CHAT_PORT:-7860}

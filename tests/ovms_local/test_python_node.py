@@ -73,7 +73,7 @@ def test_initialize_and_finalize_are_optional(make):
     make(FINE).finalize()
 
 
-# An exception whose text can't be had.
+# An exception whose str() ends the process.
 SPEECHLESS = "type('Speechless', (Exception,), {'__str__': lambda self: exit()})"
 
 

@@ -101,14 +101,15 @@ def _check_node(path: str, node: dict[str, Any], definitions: dict[str, Any]) ->
 
 def _types(path: str, node: dict[str, Any]) -> list[str]:
     """Return the types that the schema allows, an empty list if it names none."""
-    types = node.get("type", "object")
-    if types == []:
+    if "type" not in node:
+        return []
+    types = node["type"] if isinstance(node["type"], list) else [node["type"]]
+    if not types:
         raise ValueError(f"{path}.type must not be empty")
-    types = types if isinstance(types, list) else [types]
     for name in types:
         if not (isinstance(name, str) and name in _TYPES):
             raise ValueError(f"{path}.type is {name!r}: use {', '.join(sorted(_TYPES))}")
-    return types if "type" in node else []
+    return types
 
 
 def _check_companions(path: str, node: dict[str, Any]) -> None:

@@ -97,8 +97,11 @@ class Worker:
     def _is_due(self, events: Events) -> bool:
         """Whether to send now: a request is eager, got its first token or has ended, or the interval has passed."""
         begun = {event.request_id for event in events if isinstance(event, Tokens)}
-        awaited = not begun <= self._begun or any(isinstance(event, End) for event in events)
-        awaited = awaited or any(running.eager for running in self._running.values())
+        awaited = (
+            not begun <= self._begun
+            or any(isinstance(event, End) for event in events)
+            or any(running.eager for running in self._running.values())
+        )
         self._begun = (self._begun | begun) & self._running.keys()
         interval = SEND_INTERVAL_ALONE_S if len(self._running) == 1 else SEND_INTERVAL_S
         return awaited or time.monotonic() - self._last_sent >= interval
