@@ -20,12 +20,13 @@ from ovms_local.testing import RunningServer, serve
 from tests.support import ROOT, SMALL_MODEL
 from tests.support.cores import worker_core
 from tests.support.ov_config import ov_config
-from text_generation.imports import quick_imports
+from text_generation.imports import quick_imports, sleep_while_waiting
 
 # Commands that a shell starts in the background ignore Ctrl-C, and so would the tests' processes that must receive it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["OV_CONFIG"] = ov_config()
+sleep_while_waiting()  # in all processes of the tests, which share the cores
 
 MODEL = "smollm2-135m-instruct"
 # Audit events for starting a process. subprocess, which has its own, does not always use those of os.

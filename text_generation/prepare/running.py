@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from text_generation.imports import sleep_while_waiting
 from text_generation.model_folder import ModelFolderError
 from text_generation.prepare.checkpoint import CheckpointError
 from text_generation.prepare.machine import MachineError, is_failed_write
@@ -25,6 +26,7 @@ def run(command: Callable[[], None]) -> None:
     _print_any_text()
     _quiet_libraries()
     _check_endpoint()
+    sleep_while_waiting()
     try:
         command()
         sys.stdout.flush()
