@@ -58,6 +58,7 @@ LONGEST = (
 )
 # The files that ask the servers started below: in one worker, these start once.
 ASKING_THE_SAME_SERVERS = {
+    "tests/stress/test_bad_prompts.py",
     "tests/test_client_chat.py",
     "tests/test_client_stream.py",
     "tests/test_client_unary.py",

@@ -21,7 +21,6 @@ from text_generation.serve.tensors import pack_texts
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = {"TEMPERATURE": 0, "MAX_NEW_TOKENS": 40}
 GOOD = "What is the capital of Japan?"
 
 
@@ -89,18 +88,6 @@ def over_rest(server: RunningServer, bad: BadRequest) -> str:
         urllib.request.urlopen(request, timeout=60)
     assert error.value.code == 400
     return json.load(error.value)["error"]
-
-
-@pytest.fixture(scope="module")
-def unary_server(serving):
-    with serving("unary", **SETTINGS) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def stream_server(serving):
-    with serving("stream", **SETTINGS) as server:
-        yield server
 
 
 @contextmanager
