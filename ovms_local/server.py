@@ -74,8 +74,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        await self._listen()
         try:
-            await self._listen()
             keeping = asyncio.create_task(self._keep_graphs())
             await self._stop.wait()
             _log.info("stopping: running requests have %g s to finish", self._settings.shutdown_timeout)

@@ -3,29 +3,29 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, ValidationError
 
 from text_generation.model_folder import ModelFolderError, read_json
 from text_generation.validation import rule
 
 Temperature = Annotated[
-    float, Field(ge=0, le=2, description="0 always takes the likeliest token; higher values sample more evenly.")
+    FiniteFloat, Field(ge=0, le=2, description="0 always takes the likeliest token; higher values sample more evenly.")
 ]
 # GenAI's are 32-bit floats, in which values closer to the excluded bounds than these would become the bounds.
 _LEAST_TOP_P, _GREATEST_MIN_P = 2.0**-126, 1 - 2.0**-24
 TopP = Annotated[
-    float,
+    FiniteFloat,
     Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability."),
     AfterValidator(lambda top_p: max(top_p, _LEAST_TOP_P)),
 ]
 TopK = Annotated[int, Field(ge=0, lt=2**31, description="Sample from this many of the likeliest tokens; 0: from all.")]
 MinP = Annotated[
-    float,
+    FiniteFloat,
     Field(ge=0, lt=1, description="Exclude tokens less likely than this fraction of the likeliest one."),
     AfterValidator(lambda min_p: min(min_p, _GREATEST_MIN_P)),
 ]
 RepetitionPenalty = Annotated[
-    float,
+    FiniteFloat,
     Field(ge=0.01, le=100, description="Above 1, tokens of the conversation so far become less likely; 1: off."),
 ]
 

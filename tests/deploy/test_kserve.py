@@ -67,5 +67,8 @@ def test_runtime_and_service_meet() -> None:
     assert server["name"] == "kserve-container"
     assert {"name": "MODEL_PATH", "value": "/mnt/models"} in server["env"]
     assert server["securityContext"]["runAsNonRoot"] is True
-    assert server["lifecycle"]["preStop"]
+    deployment = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "base" / "deployment.yaml").read_text())
+    [same_server] = deployment["spec"]["template"]["spec"]["containers"]
+    for key in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
+        assert server[key] == same_server[key]
     assert service["spec"]["predictor"]["terminationGracePeriodSeconds"] >= GRACE_SECONDS

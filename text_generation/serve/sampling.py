@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
 
 from text_generation.generation_config import MinP, RepetitionPenalty, Temperature, TopK, TopP
 from text_generation.serve.json_schema import check_schema
 
-Penalty = Annotated[float, Field(ge=-2, le=2)]
+Penalty = Annotated[FiniteFloat, Field(ge=-2, le=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="The same seed and request give the same answer.")]
 
 # Each stop string costs a comparison per token, and text that may still become one is held back.

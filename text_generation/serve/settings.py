@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Json, ValidationError, field_validator
+from pydantic import AfterValidator, Field, FiniteFloat, Json, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text_generation import model_folder
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     max_concurrent_requests: int = Field(32, ge=1)
     max_queued_requests: int = Field(128, ge=0)
-    queue_timeout_s: float = Field(60, ge=0, allow_inf_nan=False)
+    queue_timeout_s: FiniteFloat = Field(60, ge=0)
     max_prompts_per_request: int = Field(32, ge=1)
     max_prompt_tokens_per_request: int = Field(8192, ge=1)
     kv_cache_gb: int = Field(2, ge=1, le=2**16)
