@@ -20,7 +20,7 @@ class NewTokens:
     logprobs: list[float] = field(default_factory=list)
 
 
-# One entry per prompt of the request, empty if the prompt got no token.
+# One entry per prompt of the request, empty if the prompt got no token. Engines may join the tokens of quick steps.
 Step = list[NewTokens]
 
 
@@ -36,6 +36,11 @@ class Work:
     budgets: list[int]
     sampling: SamplingParams
     stop_token_ids: frozenset[int]
+
+    @property
+    def eager(self) -> bool:
+        """Whether each token is needed at once: a stop string, which the caller finds, may end it at any token."""
+        return bool(self.sampling.stop)
 
 
 class Engine(ABC):

@@ -77,7 +77,7 @@ class GenaiEngine(Engine):
             work.prompts,
             _generation_configs(work),
             None if schema is None else json.dumps(schema),
-            eager=bool(work.sampling.stop),  # a stop string, which is found here, may end it at any token
+            work.eager,
         )
         queue: SimpleQueue[Tokens | End] = SimpleQueue()
         with self._changed:

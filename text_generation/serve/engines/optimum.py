@@ -17,6 +17,8 @@ from text_generation.serve.engines.sampler import Sampler, chosen_logprobs
 from text_generation.serve.settings import Settings
 
 TRIM_INTERVAL_S = 1.0
+# Minimum interval between steps, as for GenAI: each wakes a server thread and a client on cores that the model needs.
+STEP_INTERVAL_S = 0.02
 
 
 class OptimumEngine(Engine):
@@ -75,11 +77,11 @@ class OptimumEngine(Engine):
         batch = _Batch(self._loaded.request.get_compiled_model(), work.prompts, max(work.budgets))
         sample = Sampler(work.sampling)
         running = list(range(len(work.prompts)))  # the prompt of each row of the batch
+        step, last_step = [NewTokens() for _ in work.prompts], -math.inf
         for length in range(1, max(work.budgets) + 1):
             logits = batch.logits()
             token_ids = sample(batch.history, logits, length - 1)
             logprobs = chosen_logprobs(logits, token_ids) if work.sampling.logprobs else None
-            step = [NewTokens() for _ in work.prompts]
             kept = []
             for row, (prompt, token_id) in enumerate(zip(running, token_ids.tolist(), strict=True)):
                 step[prompt].ids.append(token_id)
@@ -87,7 +89,10 @@ class OptimumEngine(Engine):
                     step[prompt].logprobs.append(logprobs[row])
                 if token_id not in work.stop_token_ids and length < work.budgets[prompt]:
                     kept.append(row)
-            yield step
+            now = time.monotonic()
+            if work.eager or not kept or now - last_step >= STEP_INTERVAL_S:
+                yield step
+                step, last_step = [NewTokens() for _ in work.prompts], now
             if not kept:
                 return
             batch.append(token_ids.numpy(), kept)

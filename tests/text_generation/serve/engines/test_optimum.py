@@ -1,6 +1,7 @@
 """Specifics of Optimum's engine: one left-padded batch, seeds, logits of the last position only."""
 
 import contextlib
+import math
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from openvino import opset13 as ops
 from text_generation.model_folder import ModelFolderError
 from text_generation.serve import loading
 from text_generation.serve.chat import Chat
+from text_generation.serve.engines import optimum
 from text_generation.serve.engines.optimum import keep_last_logits, left_pad
 from text_generation.serve.sampling import SamplingParams
 from text_generation.serve.settings import Settings
@@ -86,6 +88,20 @@ def test_a_seed_repeats_while_other_requests_run(chat):
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(answer, range(4))) == alone
     assert len({tuple(token_ids) for token_ids in alone}) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("interval_s", "stop", "expected"),
+    [(math.inf, (), [1, 9]), (math.inf, ("never this",), [1] * 10), (0, (), [1] * 10)],
+)
+def test_tokens_that_come_soon_after_each_other_come_together(chat, monkeypatch, interval_s, stop, expected):
+    """All but the first, and those of a request with stop strings, which may end at any token."""
+    monkeypatch.setattr(optimum, "STEP_INTERVAL_S", interval_s)
+    story = SamplingParams(temperature=0, max_tokens=10, stop=stop)
+    with chat.generate(chat.encode(["Tell me a story."]), story) as generation:
+        counts = [generation.token_count for _ in generation]
+    assert [later - earlier for earlier, later in zip([0, *counts], counts, strict=False)] == expected
 
 
 @pytest.mark.slow
