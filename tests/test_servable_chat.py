@@ -66,7 +66,7 @@ def test_an_answer_with_its_reason_and_its_cost(client, server, int8_model):
     assert joined(outputs) == answer
     names = [name for name, _ in outputs]
     assert sorted(names[-4:]) == sorted(SUMMARY)
-    assert len([piece for name, piece in outputs if name == "completion" and piece]) > 3
+    assert len([piece for name, piece in outputs if name == "completion" and piece]) > 1
 
 
 def test_a_server_with_genai_loads_no_torch(client, server, engine):

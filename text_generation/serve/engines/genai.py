@@ -87,12 +87,28 @@ class GenaiEngine(Engine):
             if self._ready:
                 self._process.send(request)
             self._changed.notify()
+        waiting = set(range(len(work.prompts)))  # prompts without a token
         try:
-            yield from _steps(queue, len(work.prompts))
+            for step in _steps(queue, len(work.prompts)):
+                waiting.difference_update(row for row, tokens in enumerate(step) if tokens.ids)
+                yield step
         finally:
-            with self._changed:
-                if self._requests.pop(request.request_id, None) is not None and self._ready:
-                    self._process.send(Cancel(request.request_id))
+            # The process finishes the prefill of prompts that wait. Until then, this request must not make room for
+            # others. (The garbage collector may close this generator in any thread, also the one that fills the queue.)
+            if self._cancel(request.request_id) and waiting and threading.current_thread() is not self._thread:
+                while not isinstance(queue.get(), End):
+                    pass
+
+    def _cancel(self, request_id: int) -> bool:
+        """Stop a request, if it has not ended; return whether its queue will get an End."""
+        with self._changed:
+            if request_id not in self._requests:
+                return False
+            if not self._ready:
+                del self._requests[request_id]
+                return False
+            self._process.send(Cancel(request_id))
+            return True
 
     def _dispatch_events(self) -> None:
         while True:

@@ -58,9 +58,9 @@ class Worker:
             try:
                 self._pipeline.step()
             except Exception as error:
-                failure = RuntimeError(str(error))
+                failure = RuntimeError(self._told(error))
                 self._connection.send([*self._unsent, *(End(request_id, failure) for request_id in self._running)])
-                raise  # the pipeline's state is unknown now; the engine starts a new worker
+                raise failure from None  # the pipeline's state is unknown now; the engine starts a new worker
             events = self._collect()
             self._unsent += events
             if self._is_due(events):
@@ -79,7 +79,14 @@ class Worker:
             else:
                 self._running[message.request_id] = running
         elif running is not None:
-            running.cancel()
+            running.drop()
+
+    def _told(self, error: Exception) -> str:
+        """Return the text of a failed step's error, which all requests and the log get. With a JSON schema it may quote
+        that, which is one user's text."""
+        if any(running.has_schema for running in self._running.values()):
+            return "the pipeline failed while an answer had to match a JSON schema"
+        return str(error)
 
     def _collect(self) -> Events:
         events: Events = []
@@ -113,6 +120,8 @@ class _Running:
     def __init__(self, request: Request):
         self._request = request
         self._handles: dict[int, ov_genai.GenerationHandle] = {}  # by the prompt's index in the request
+        self._dropped = False
+        self._error: Exception | None = None
 
     def start(self, pipeline: ov_genai.ContinuousBatchingPipeline, handle_ids: Iterator[int]) -> None:
         """Add the prompts to the pipeline, which raises if it rejects one."""
@@ -134,10 +143,23 @@ class _Running:
         """Whether all prompts have ended."""
         return not self._handles
 
+    @property
+    def has_schema(self) -> bool:
+        """Whether its completions must match a JSON schema."""
+        return self._request.json_schema is not None
+
     def cancel(self) -> None:
-        """Make the pipeline drop the prompts at its next step."""
+        """Make the pipeline drop the prompts at its next step, none of which it may have begun."""
         for handle in self._handles.values():
             handle.cancel()
+
+    def drop(self) -> None:
+        """Make the pipeline drop each prompt once it has a token.
+
+        If it dropped one in the middle of its prefill, a block of keys and values that is filled in part could stay in
+        the prefix cache as a complete one, and all later prompts that begin alike would get wrong answers (2026.4.1).
+        """
+        self._dropped = True
 
     def collect(self) -> Events:
         """Return the events of the last step."""
@@ -145,19 +167,20 @@ class _Running:
         events: Events = []
         for row, handle in list(self._handles.items()):
             status = handle.get_status()  # before reading, so that no tokens are missed when it has ended
+            got_tokens = handle.can_read()
             while handle.can_read():
                 for output in handle.read().values():
                     logprobs = output.generated_log_probs if self._request.configs[row].get("logprobs") else []
                     events.append(Tokens(request_id, row, output.generated_ids, logprobs))
             if status == ov_genai.GenerationStatus.IGNORED:
-                self.cancel()
-                self._handles = {}
-                error = RequestError("prompt and completion do not fit into the KV cache: raise KV_CACHE_GB")
-                return [End(request_id, error)]
+                self._error = RequestError("prompt and completion do not fit into the KV cache: raise KV_CACHE_GB")
+                self.drop()
             if status != ov_genai.GenerationStatus.RUNNING:
                 del self._handles[row]
+            elif self._dropped and got_tokens:
+                handle.cancel()
         if self.over:
-            events.append(End(request_id))
+            events.append(End(request_id, self._error))
         return events
 
 
